@@ -1,0 +1,89 @@
+// Compiler switches: target attributes, inlining, and the namespaces that keep kernels apart.
+//
+// Why two namespaces. A header-only library is compiled into many translation units, perhaps with
+// different -m flags. Inline functions are weak symbols: the linker keeps one copy, and if that copy
+// came from a file built with -march=skylake-avx512, the "scalar" code of the whole program would
+// contain AVX-512. So every function lives in an inline namespace whose name encodes the baseline
+// flags, and each file calls its own copy. Types stay in the plain version namespace, so that
+// objects can be passed between such files.
+//
+//   RRS_TYPES_BEGIN ... RRS_TYPES_END          rrs::v0            types, enums, POD constants
+//   RRS_FUNCTIONS_BEGIN ... RRS_FUNCTIONS_END  rrs::v0::<flags>   everything that emits code
+//
+// Member functions of types are RRS_MEMBER (forced inline), for the same reason.
+//
+// Kernels carry RRS_TARGET_<LEVEL>; nothing in this library needs an -m flag. Lambdas do not inherit
+// the attribute: do not use them inside kernels. A multiplication that feeds an addition is always
+// written as an explicit fused operation, so floating-point contraction can change nothing.
+#pragma once
+
+#include "rrs/core/version.hpp"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define RRS_X86_64 1
+#else
+#define RRS_X86_64 0
+#endif
+
+#if defined(__GNUC__) || defined(__clang__)
+#define RRS_FORCE_INLINE inline __attribute__((always_inline))
+#define RRS_RESTRICT __restrict__
+#define RRS_TARGET(features) __attribute__((target(features)))
+#else
+#define RRS_FORCE_INLINE __forceinline
+#define RRS_RESTRICT __restrict
+#define RRS_TARGET(features)
+#endif
+#define RRS_MEMBER RRS_FORCE_INLINE
+
+// Each string names exactly the features that core/cpu.hpp checks for the level of the same name.
+#define RRS_TARGET_AVX2 RRS_TARGET("avx2,fma,f16c")
+#define RRS_TARGET_AVX512 RRS_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
+#define RRS_TARGET_AVX512VNNI \
+  RRS_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
+
+// GCC 12 warns about "uninitialized" variables inside its own AVX-512 intrinsics, in the user's
+// build. ISA files wrap their functions in this pair.
+#if defined(__GNUC__) && !defined(__clang__)
+#define RRS_ISA_WARNINGS_PUSH                                  \
+  _Pragma("GCC diagnostic push")                               \
+  _Pragma("GCC diagnostic ignored \"-Wuninitialized\"")        \
+  _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")
+#define RRS_ISA_WARNINGS_POP _Pragma("GCC diagnostic pop")
+#else
+#define RRS_ISA_WARNINGS_PUSH
+#define RRS_ISA_WARNINGS_POP
+#endif
+
+// The tag: everything on the command line that may change the code of a baseline function.
+#if defined(__AVX512VNNI__)
+#define RRS_TAG_SIMD simd_avx512vnni
+#elif defined(__AVX512F__)
+#define RRS_TAG_SIMD simd_avx512
+#elif defined(__AVX2__)
+#define RRS_TAG_SIMD simd_avx2
+#elif defined(__AVX__)
+#define RRS_TAG_SIMD simd_avx
+#elif defined(__SSE4_1__)
+#define RRS_TAG_SIMD simd_sse4
+#else
+#define RRS_TAG_SIMD simd_base
+#endif
+#if defined(__FMA__)
+#define RRS_TAG_FMA _fma
+#else
+#define RRS_TAG_FMA
+#endif
+#if defined(__FAST_MATH__)
+#define RRS_TAG_MATH _fast
+#else
+#define RRS_TAG_MATH
+#endif
+#define RRS_PASTE3_(a, b, c) a##b##c
+#define RRS_PASTE3(a, b, c) RRS_PASTE3_(a, b, c)
+#define RRS_BASELINE_TAG RRS_PASTE3(RRS_TAG_SIMD, RRS_TAG_FMA, RRS_TAG_MATH)
+
+#define RRS_TYPES_BEGIN namespace rrs { inline namespace v0 {
+#define RRS_TYPES_END } }
+#define RRS_FUNCTIONS_BEGIN namespace rrs { inline namespace v0 { inline namespace RRS_BASELINE_TAG {
+#define RRS_FUNCTIONS_END } } }

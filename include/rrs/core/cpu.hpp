@@ -1,0 +1,112 @@
+// What the CPU has and what the operating system lets us use: CPUID and XCR0.
+//
+// A feature is reported only if its CPUID bit is set *and* the OS saves the registers it needs
+// (OSXSAVE, then XCR0): an OS may hide AVX-512 on a CPU that has it.
+#pragma once
+
+#include <cstdint>
+
+#include "rrs/core/config.hpp"
+
+#if RRS_X86_64
+#if defined(_MSC_VER) && !defined(__clang__)
+#include <intrin.h>
+#else
+#include <cpuid.h>
+#endif
+#endif
+
+RRS_TYPES_BEGIN
+
+// Bit set of features, one bit per name in the target strings of config.hpp.
+using CpuFeatures = std::uint32_t;
+inline constexpr CpuFeatures kCpuAvx2 = 1u << 0;
+inline constexpr CpuFeatures kCpuFma = 1u << 1;
+inline constexpr CpuFeatures kCpuF16c = 1u << 2;
+inline constexpr CpuFeatures kCpuAvx512f = 1u << 3;
+inline constexpr CpuFeatures kCpuAvx512bw = 1u << 4;
+inline constexpr CpuFeatures kCpuAvx512dq = 1u << 5;
+inline constexpr CpuFeatures kCpuAvx512vl = 1u << 6;
+inline constexpr CpuFeatures kCpuAvx512vnni = 1u << 7;
+
+inline constexpr CpuFeatures kRequiredAvx2 = kCpuAvx2 | kCpuFma | kCpuF16c;
+inline constexpr CpuFeatures kRequiredAvx512 =
+    kRequiredAvx2 | kCpuAvx512f | kCpuAvx512bw | kCpuAvx512dq | kCpuAvx512vl;
+inline constexpr CpuFeatures kRequiredAvx512Vnni = kRequiredAvx512 | kCpuAvx512vnni;
+
+// Registers of CPUID leaf 1, leaf 7 and XCR0: the input of decode_features, so that tests can ask
+// what would be used on a CPU, or under an OS, that they do not have.
+struct CpuidSnapshot {
+  std::uint32_t leaf1_ecx = 0;
+  std::uint32_t leaf7_ebx = 0;
+  std::uint32_t leaf7_ecx = 0;
+  std::uint64_t xcr0 = 0;
+};
+
+RRS_TYPES_END
+
+RRS_FUNCTIONS_BEGIN
+
+namespace detail {
+
+RRS_FORCE_INLINE bool bit(std::uint32_t word, int index) noexcept { return (word >> index) & 1u; }
+
+}  // namespace detail
+
+inline CpuFeatures decode_features(const CpuidSnapshot& cpu) noexcept {
+  constexpr std::uint64_t kYmmState = 0x6;    // XMM and YMM saved
+  constexpr std::uint64_t kZmmState = 0xe6;   // and opmask, ZMM 0-15 high, ZMM 16-31
+  CpuFeatures found = 0;
+  const bool ymm = detail::bit(cpu.leaf1_ecx, 27) && (cpu.xcr0 & kYmmState) == kYmmState &&
+                   detail::bit(cpu.leaf1_ecx, 28);
+  if (!ymm) return found;
+  if (detail::bit(cpu.leaf7_ebx, 5)) found |= kCpuAvx2;
+  if (detail::bit(cpu.leaf1_ecx, 12)) found |= kCpuFma;
+  if (detail::bit(cpu.leaf1_ecx, 29)) found |= kCpuF16c;
+  if ((cpu.xcr0 & kZmmState) != kZmmState) return found;
+  if (detail::bit(cpu.leaf7_ebx, 16)) found |= kCpuAvx512f;
+  if (detail::bit(cpu.leaf7_ebx, 30)) found |= kCpuAvx512bw;
+  if (detail::bit(cpu.leaf7_ebx, 17)) found |= kCpuAvx512dq;
+  if (detail::bit(cpu.leaf7_ebx, 31)) found |= kCpuAvx512vl;
+  if (detail::bit(cpu.leaf7_ecx, 11)) found |= kCpuAvx512vnni;
+  return found;
+}
+
+inline CpuidSnapshot read_cpuid() noexcept {
+  CpuidSnapshot cpu;
+#if RRS_X86_64
+  std::uint32_t max_leaf = 0;
+#if defined(_MSC_VER) && !defined(__clang__)
+  int r[4];
+  __cpuid(r, 0);
+  max_leaf = static_cast<std::uint32_t>(r[0]);
+  __cpuid(r, 1);
+  cpu.leaf1_ecx = static_cast<std::uint32_t>(r[2]);
+  if (max_leaf >= 7) {
+    __cpuidex(r, 7, 0);
+    cpu.leaf7_ebx = static_cast<std::uint32_t>(r[1]);
+    cpu.leaf7_ecx = static_cast<std::uint32_t>(r[2]);
+  }
+  if (cpu.leaf1_ecx >> 27 & 1u) cpu.xcr0 = _xgetbv(0);
+#else
+  std::uint32_t a = 0, b = 0, c = 0, d = 0;
+  __cpuid(0, max_leaf, b, c, d);
+  __cpuid(1, a, b, cpu.leaf1_ecx, d);
+  if (max_leaf >= 7) __cpuid_count(7, 0, a, cpu.leaf7_ebx, cpu.leaf7_ecx, d);
+  if ((cpu.leaf1_ecx >> 27) & 1u) {  // OSXSAVE: xgetbv exists; spelled in asm, no -mxsave needed
+    std::uint32_t low = 0, high = 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    cpu.xcr0 = (static_cast<std::uint64_t>(high) << 32) | low;
+  }
+#endif
+#endif
+  return cpu;
+}
+
+// Detected once per process and translation-unit flavour; thread-safe.
+inline CpuFeatures cpu_features() noexcept {
+  static const CpuFeatures features = decode_features(read_cpuid());
+  return features;
+}
+
+RRS_FUNCTIONS_END
