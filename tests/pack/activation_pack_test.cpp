@@ -1,0 +1,78 @@
+// Activation tiles: every element at the place that pack/layout.hpp states, nothing written beyond.
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "rrs/pack/layout.hpp"
+#include "support/compare.hpp"
+#include "support/each_isa.hpp"
+#include "support/random.hpp"
+
+namespace {
+
+constexpr std::int64_t kLengths[] = {8, 16, 24, 32, 40, 56, 64, 72, 120, 128, 136, 264, 576};
+
+// The canonical codes_a8 form, and floats; a level may transform codes_a4 (its gemm test checks
+// it).
+TEST(ActivationPack, EveryElementIsAtItsPlace) {
+  int cases = 0;
+  rrs_test::each_isa([&](const rrs::KernelTable& table) {
+    for (int rows = 1; rows <= 40; ++rows) {
+      for (const std::int64_t k : kLengths) {
+        const std::int64_t stride = k + rows % 3 * 5;
+        rrs_test::Random random(static_cast<std::uint64_t>(rows * 1000 + k));
+        // Exactly the last row's end: a sanitizer sees reads beyond it.
+        const std::size_t extent = static_cast<std::size_t>((rows - 1) * stride + k);
+        std::vector<std::int8_t> codes(extent);
+        std::vector<float> x(extent);
+        for (std::int8_t& c : codes) c = static_cast<std::int8_t>(random.integer(-128, 127));
+        for (float& v : x) v = random.uniform();
+        const std::size_t size = static_cast<std::size_t>(rows * k);
+        std::vector<std::int8_t> packed(size + 16, 77);
+        std::vector<float> floats(size + 16, 77.0f);
+        table.pack.codes_a8(codes.data(), stride, rows, k, packed.data());
+        table.pack.floats(x.data(), stride, rows, k, floats.data());
+        for (int row = 0; row < rows; ++row) {
+          for (std::int64_t i = 0; i < k; ++i) {
+            const std::size_t from = static_cast<std::size_t>(row * stride + i);
+            ASSERT_EQ(packed[static_cast<std::size_t>(i / 4 * rows * 4 + row * 4 + i % 4)],
+                      codes[from]);
+            ASSERT_EQ(floats[static_cast<std::size_t>(i * rows + row)], x[from]);
+          }
+        }
+        for (std::size_t i = size; i < size + 16; ++i) {
+          ASSERT_EQ(packed[i], 77);
+          ASSERT_EQ(floats[i], 77.0f);
+        }
+        ++cases;
+      }
+    }
+  });
+  EXPECT_EQ(cases, 40 * 13 * static_cast<int>(rrs_test::supported_isas().size()));
+}
+
+// Levels that do not transform A4 codes give the same bytes as for A8.
+TEST(ActivationPack, A4EqualsA8OnTheLevelsOfThisStage) {
+  const std::vector<rrs::PackKernels> kernels = {
+    rrs::scalar::pack_kernels(),
+#if RRS_X86_64
+    rrs::isa_supported(rrs::Isa::kAvx2) ? rrs::avx2::pack_kernels(rrs::scalar::pack_kernels())
+                                        : rrs::scalar::pack_kernels(),
+    rrs::isa_supported(rrs::Isa::kAvx512) ? rrs::avx512::pack_kernels(rrs::scalar::pack_kernels())
+                                          : rrs::scalar::pack_kernels(),
+#endif
+  };
+  for (const rrs::PackKernels& pack : kernels) {
+    for (const int rows : {1, 6, 8, 12, 14, 16}) {
+      std::vector<std::int8_t> codes(static_cast<std::size_t>(rows) * 64), a4(codes.size()),
+          a8 = a4;
+      rrs_test::Random random(7);
+      for (std::int8_t& c : codes) c = static_cast<std::int8_t>(random.integer(-8, 7));
+      pack.codes_a4(codes.data(), 64, rows, 64, a4.data());
+      pack.codes_a8(codes.data(), 64, rows, 64, a8.data());
+      EXPECT_TRUE(rrs_test::bits_equal(a4, a8));
+    }
+  }
+}
+
+}  // namespace
