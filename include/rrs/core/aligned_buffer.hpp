@@ -35,29 +35,29 @@ class AlignedBuffer {
   AlignedBuffer(const AlignedBuffer&) = delete;
   AlignedBuffer& operator=(const AlignedBuffer&) = delete;
   RRS_MEMBER ~AlignedBuffer() {
-    if (data_ != nullptr) ::operator delete(data_, std::align_val_t{kBufferAlignment});
+    if (data_ != nullptr) ::operator delete (data_, std::align_val_t{kBufferAlignment});
   }
 
   // Replaces the contents by `bytes` uninitialized bytes (0: empty). On failure nothing changes.
   RRS_MEMBER Status allocate(std::int64_t bytes) noexcept {
     if (bytes < 0) {
-      return Status{StatusCode::kInvalidArgument, "bytes", "must not be negative", bytes, 0,
-                    nullptr};
+      return Status{
+          StatusCode::kInvalidArgument, "bytes", "must not be negative", bytes, 0, nullptr};
     }
     void* fresh = nullptr;
     if (bytes > 0) {
       // More than half of the address space cannot exist; some allocators abort instead of failing.
       constexpr std::int64_t kMost = INT64_MAX / 2;
       if (bytes <= kMost) {
-        fresh = ::operator new(static_cast<std::size_t>(bytes), std::align_val_t{kBufferAlignment},
-                               std::nothrow);
+        fresh = ::operator new (static_cast<std::size_t>(bytes), std::align_val_t{kBufferAlignment},
+                                std::nothrow);
       }
       if (fresh == nullptr) {
-        return Status{StatusCode::kOutOfMemory, "bytes", "could not be allocated", bytes, kMost,
-                      nullptr};
+        return Status{
+            StatusCode::kOutOfMemory, "bytes", "could not be allocated", bytes, kMost, nullptr};
       }
     }
-    if (data_ != nullptr) ::operator delete(data_, std::align_val_t{kBufferAlignment});
+    if (data_ != nullptr) ::operator delete (data_, std::align_val_t{kBufferAlignment});
     data_ = static_cast<std::byte*>(fresh);
     size_ = bytes;
     return Status{};

@@ -10,6 +10,8 @@
 //   RRS_TYPES_BEGIN ... RRS_TYPES_END          rrs::v0            types, enums, POD constants
 //   RRS_FUNCTIONS_BEGIN ... RRS_FUNCTIONS_END  rrs::v0::<flags>   everything that emits code
 //
+// Details of types go into rrs::v0::internal, those of functions into rrs::v0::<flags>::detail: one name
+// for both would mean one or two namespaces depending on the order of includes.
 // Member functions of types are RRS_MEMBER (forced inline), for the same reason.
 //
 // Kernels carry RRS_TARGET_<LEVEL>; nothing in this library needs an -m flag. Lambdas do not inherit

@@ -39,10 +39,10 @@
 
 RRS_TYPES_BEGIN
 
-namespace detail {
+namespace internal {
 // -1: no scope forces a level. Shared by all translation units.
 inline std::atomic<int> forced_isa{-1};
-}  // namespace detail
+}  // namespace internal
 
 RRS_TYPES_END
 
@@ -142,7 +142,7 @@ inline Status unsupported_isa(const char* source, const char* rule, const char* 
 inline Status select_kernels(std::optional<Isa> requested, const KernelTable** table) noexcept {
   Isa isa = Isa::kScalar;
   const char* source = "isa";
-  const int forced = detail::forced_isa.load(std::memory_order_relaxed);
+  const int forced = internal::forced_isa.load(std::memory_order_relaxed);
   const char* environment = detail::environment_isa().name;
   if (requested.has_value()) {
     isa = *requested;
@@ -178,8 +178,8 @@ RRS_TYPES_BEGIN
 class ForceIsa {
  public:
   explicit ForceIsa(Isa isa) noexcept
-      : previous_(detail::forced_isa.exchange(static_cast<int>(isa))) {}
-  ~ForceIsa() { detail::forced_isa.store(previous_); }
+      : previous_(internal::forced_isa.exchange(static_cast<int>(isa))) {}
+  ~ForceIsa() { internal::forced_isa.store(previous_); }
   ForceIsa(const ForceIsa&) = delete;
   ForceIsa& operator=(const ForceIsa&) = delete;
 

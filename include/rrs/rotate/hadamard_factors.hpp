@@ -28,7 +28,7 @@ RRS_TYPES_BEGIN
 // Largest Hartley order whose m x m matrix is stored (1 MiB).
 inline constexpr int kMaxDenseHartley = 512;
 
-namespace detail {
+namespace internal {
 
 inline constexpr int kMaxFieldSize = kMaxPaleyOrder - 1;  // Paley I has the larger field
 inline constexpr int kMaxFieldDegree = 5;                 // 3^5 = 243, and 3^6 > 511
@@ -40,7 +40,7 @@ struct Field {
   std::uint16_t digits[kMaxFieldSize + 1][kMaxFieldDegree];
 };
 
-}  // namespace detail
+}  // namespace internal
 
 RRS_TYPES_END
 
@@ -49,7 +49,7 @@ RRS_FUNCTIONS_BEGIN
 namespace detail {
 
 // v times the polynomial x, modulo x^e - sum_i low_i x^i, where low_i are the digits of `low`.
-inline int times_x(const Field& field, int v, int low) noexcept {
+inline int times_x(const internal::Field& field, int v, int low) noexcept {
   const int top_power = field.q / field.p;
   const int top = v / top_power;
   int rest = v % top_power;  // digits 0..e-2, which move up by one
@@ -66,7 +66,7 @@ inline int times_x(const Field& field, int v, int low) noexcept {
 
 // True when the powers of x modulo that polynomial run through all q - 1 nonzero elements. Then
 // each of them has an inverse, the residues are a field, and chi(x^i) = (-1)^i; fills chi.
-inline bool fill_character(Field* field, int low) noexcept {
+inline bool fill_character(internal::Field* field, int low) noexcept {
   for (int i = 0; i < field->q; ++i) field->chi[i] = 0;
   int v = 1;
   for (int i = 0; i < field->q - 1; ++i) {
@@ -78,7 +78,7 @@ inline bool fill_character(Field* field, int low) noexcept {
 }
 
 // q an odd prime power up to kMaxFieldSize. The search ends: primitive polynomials exist.
-inline void make_field(int q, Field* field) noexcept {
+inline void make_field(int q, internal::Field* field) noexcept {
   field->q = q;
   field->p = prime_of_power(q);
   field->e = 0;
@@ -92,7 +92,7 @@ inline void make_field(int q, Field* field) noexcept {
 }
 
 // chi(a + b), or chi(a - b).
-inline int character_of_sum(const Field& f, int a, int b, bool subtract) noexcept {
+inline int character_of_sum(const internal::Field& f, int a, int b, bool subtract) noexcept {
   int v = 0;
   for (int i = f.e - 1; i >= 0; --i) {
     int digit = f.digits[a][i] + (subtract ? f.p - f.digits[b][i] : f.digits[b][i]);
@@ -103,7 +103,7 @@ inline int character_of_sum(const Field& f, int a, int b, bool subtract) noexcep
 }
 
 inline void fill_paley1(int order, float* h) noexcept {
-  Field field;
+  internal::Field field;
   make_field(order - 1, &field);
   for (int i = 0; i < order; ++i) {
     for (int j = 0; j < order; ++j, ++h) {
@@ -118,7 +118,7 @@ inline void fill_paley1(int order, float* h) noexcept {
 }
 
 inline void fill_paley2(int order, float* h) noexcept {
-  Field field;
+  internal::Field field;
   make_field(order / 2 - 1, &field);
   for (int i = 0; i < order / 2; ++i) {
     for (int j = 0; j < order / 2; ++j) {

@@ -24,7 +24,7 @@
 
 RRS_TYPES_BEGIN
 
-namespace detail {
+namespace internal {
 
 // At most this many tasks per call, each with its own scratch.
 inline constexpr std::int64_t kMaxRotateTasks = 64;
@@ -41,7 +41,7 @@ struct RotateJob {
   float* scratch = nullptr;
 };
 
-}  // namespace detail
+}  // namespace internal
 
 RRS_TYPES_END
 
@@ -50,7 +50,7 @@ RRS_FUNCTIONS_BEGIN
 namespace detail {
 
 inline std::int64_t rotate_tasks(std::int64_t rows) noexcept {
-  return rows < kMaxRotateTasks ? rows : kMaxRotateTasks;
+  return rows < internal::kMaxRotateTasks ? rows : internal::kMaxRotateTasks;
 }
 
 // Integer test, so that -ffast-math cannot remove it: adding one to the exponent field of a
@@ -66,7 +66,7 @@ inline bool all_finite(const float* x, std::int64_t n) noexcept {
   return (carry & 0x80000000u) == 0;
 }
 
-inline void rotate_one(const RotateJob& job, std::int64_t row, float* scratch,
+inline void rotate_one(const internal::RotateJob& job, std::int64_t row, float* scratch,
                        std::atomic<std::int64_t>* first_bad) noexcept {
   float* y = job.y.row(row);
   load_row(*job.table, job.x, row, LayerChannels{}, ChannelUse::kActivation, y, nullptr);
@@ -83,7 +83,7 @@ inline void rotate_one(const RotateJob& job, std::int64_t row, float* scratch,
 }
 
 // Task t rotates rows t, t + tasks, ...
-inline void rotate_task(const RotateJob& job, std::int64_t t,
+inline void rotate_task(const internal::RotateJob& job, std::int64_t t,
                         std::atomic<std::int64_t>* first_bad) noexcept {
   float* scratch = job.scratch + t * job.scratch_floats;
   for (std::int64_t row = t; row < job.x.rows; row += job.tasks) {
@@ -121,7 +121,7 @@ namespace detail {
 template <class Executor>
 Status run_rotate(const ErasedView& x, const Rotation& rotation, const MatrixView<float>& y,
                   bool inverse, void* workspace, std::size_t bytes, const Executor& executor) {
-  RotateJob job;
+  internal::RotateJob job;
   if (Status status = select_kernels(std::nullopt, &job.table); !status) return status;
   if (Status status = validate_rotate(x, rotation, y); !status) return status;
   if (x.rows == 0) return Status{};

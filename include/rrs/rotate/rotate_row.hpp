@@ -48,14 +48,14 @@ struct RotationPlan {
   const void* tables = nullptr;  // of `full`
 };
 
-namespace detail {
+namespace internal {
 // Rows of a large Hartley matrix that exist at a time.
 inline constexpr int kHartleyRows = 16;
 // Factors with fewer columns than this are applied to an interchanged copy, so that the inner loops
 // are long enough to vectorise. The same on all levels, though it changes no bit.
 inline constexpr std::int64_t kMinMixColumns = 16;
 inline constexpr std::int64_t kInterchangedColumns = 64;
-}  // namespace detail
+}  // namespace internal
 
 RRS_TYPES_END
 
@@ -150,7 +150,7 @@ inline std::int64_t rotation_scratch_floats(const RotationPlan& plan) noexcept {
   if (hadamard_tables_bytes(plan.full) == 0) return 0;
   std::int64_t floats = (plan.k + 15) / 16 * 16;
   if (plan.full.hartley_order() > kMaxDenseHartley) {
-    floats += detail::kHartleyRows * plan.full.hartley_order();
+    floats += internal::kHartleyRows * plan.full.hartley_order();
   }
   return floats;
 }
@@ -202,8 +202,8 @@ struct RowBuffers {
 inline void mix_large_hartley(const KernelTable& table, const float* in, float* out,
                               std::int64_t columns, const float* cas, int order, float scale,
                               float* rows) noexcept {
-  for (int i = 0; i < order; i += kHartleyRows) {
-    const int count = order - i < kHartleyRows ? order - i : kHartleyRows;
+  for (int i = 0; i < order; i += internal::kHartleyRows) {
+    const int count = order - i < internal::kHartleyRows ? order - i : internal::kHartleyRows;
     hartley_rows(cas, order, i, count, rows);
     table.rotate.mix(in, out + i * columns, columns, rows, count, order, scale);
   }
@@ -215,7 +215,7 @@ inline void mix_large_hartley(const KernelTable& table, const float* in, float* 
 inline void apply_narrow_factor(const KernelTable& table, const RowBuffers& row, std::int64_t outer,
                                 int order, std::int64_t columns, const float* coefficients,
                                 float scale) noexcept {
-  const std::int64_t step = (kInterchangedColumns + columns - 1) / columns;
+  const std::int64_t step = (internal::kInterchangedColumns + columns - 1) / columns;
   for (std::int64_t o = 0; o < outer; o += step) {
     const std::int64_t count = outer - o < step ? outer - o : step;
     float* piece = row.current + o * order * columns;
@@ -229,7 +229,7 @@ inline void apply_narrow_factor(const KernelTable& table, const RowBuffers& row,
 // One dense factor on the row seen as [outer][order][columns]; the result is in row->current.
 inline void apply_factor(const KernelTable& table, RowBuffers* row, std::int64_t outer, int order,
                          std::int64_t columns, const float* coefficients, float scale) noexcept {
-  if (outer > 1 && columns < kMinMixColumns) {
+  if (outer > 1 && columns < internal::kMinMixColumns) {
     apply_narrow_factor(table, *row, outer, order, columns, coefficients, scale);
   } else {
     for (std::int64_t o = 0; o < outer; ++o) {

@@ -1,0 +1,269 @@
+// One row, one tile: the activation lane inside a task, written once and ISA-free.
+//
+//   row of X --load (convert, divide, permute)--> f32 --rotate--> x~ --extremes, scales--> codes
+//   tile of rows: codes, scales, sums of its rows --pack--> what the tile kernel reads
+//
+// from: activation.hpp (tasks and phases).  to: the packed tiles of a PreparedActivation.
+// All scratch is a slot of the workspace; nothing allocates.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+
+#include "rrs/core/config.hpp"
+#include "rrs/core/kernel_table.hpp"
+#include "rrs/core/view.hpp"
+#include "rrs/pipeline/prepared_activation.hpp"
+#include "rrs/pipeline/workspace.hpp"
+#include "rrs/quantize/quantize.hpp"
+#include "rrs/rotate/load.hpp"
+#include "rrs/rotate/rotate_row.hpp"
+#include "rrs/smooth/smooth.hpp"
+
+RRS_TYPES_BEGIN
+
+namespace internal {
+
+// Scratch of one task.
+struct ActivationSlot {
+  float* row;           // [k_padded]
+  float* spare;         // [k_padded]: the row before a permutation
+  float* rotate;        // rotation scratch
+  std::byte* codes;     // [kMaxTileRows][code_stride] int8 or f32
+  float* positive;      // [groups]
+  float* negative;      // [groups]
+  float* inverse;       // [groups]
+  float* scales;        // [kMaxTileRows][groups]
+  std::int32_t* sums;   // [kMaxTileRows][inner groups]
+};
+
+// What all tasks of a call share.
+struct ActivationJob {
+  const KernelTable* table = nullptr;
+  const Scheme* scheme = nullptr;
+  const ActivationOptions* options = nullptr;
+  ErasedView x;
+  RotationPlan rotation;  // with its tables
+  WorkspacePlan plan;
+  std::byte* memory = nullptr;
+  PreparedActivation* out = nullptr;
+  bool wide = false;
+  bool fused = false;
+  float* token_scales = nullptr;
+  std::atomic<std::uint64_t>* free_slots = nullptr;
+  std::atomic<std::int64_t>* first_non_finite = nullptr;
+
+  template <class T>
+  RRS_MEMBER T* at(std::int64_t offset) const noexcept {
+    return reinterpret_cast<T*>(memory + offset);
+  }
+};
+
+}  // namespace internal
+
+RRS_TYPES_END
+
+RRS_FUNCTIONS_BEGIN
+
+namespace detail {
+
+inline internal::ActivationSlot slot_at(const internal::ActivationJob& job, int index) noexcept {
+  const internal::WorkspacePlan& p = job.plan;
+  const std::int64_t base = p.slots + index * p.slot_bytes;
+  internal::ActivationSlot s;
+  s.row = job.at<float>(base + p.slot_row);
+  s.spare = s.row + p.k_padded;
+  s.rotate = job.at<float>(base + p.slot_rotate);
+  s.codes = job.at<std::byte>(base + p.slot_codes);
+  s.positive = job.at<float>(base + p.slot_groups);
+  s.negative = s.positive + p.activation_groups;
+  s.inverse = s.negative + p.activation_groups;
+  s.scales = s.inverse + p.activation_groups;
+  s.sums = job.at<std::int32_t>(base + p.slot_sums);
+  return s;
+}
+
+// The lowest free slot: serial callers always get the same one, which stays in cache. There are as
+// many slots as tasks, so one is always free.
+inline int acquire_slot(const internal::ActivationJob& job) noexcept {
+  std::uint64_t mask = job.free_slots->load(std::memory_order_relaxed);
+  for (;;) {
+    const std::uint64_t lowest = mask & (~mask + 1);
+    if (lowest == 0) {  // only an executor that breaks its contract gets here: wait for a slot
+      mask = job.free_slots->load(std::memory_order_relaxed);
+      continue;
+    }
+    if (job.free_slots->compare_exchange_weak(mask, mask & ~lowest, std::memory_order_acquire)) {
+      return __builtin_ctzll(lowest);
+    }
+  }
+}
+
+inline void release_slot(const internal::ActivationJob& job, int slot) noexcept {
+  job.free_slots->fetch_or(std::uint64_t{1} << slot, std::memory_order_release);
+}
+
+inline void note_non_finite(const internal::ActivationJob& job, std::int64_t row) noexcept {
+  std::int64_t seen = job.first_non_finite->load(std::memory_order_relaxed);
+  while ((seen < 0 || row < seen) &&
+         !job.first_non_finite->compare_exchange_weak(seen, row, std::memory_order_relaxed)) {
+  }
+}
+
+// Row t of X, converted, divided and permuted, into slot.row; not rotated.
+inline void load_activation_row(const internal::ActivationJob& job, const internal::ActivationSlot& slot,
+                                std::int64_t t, float* row) noexcept {
+  load_row(*job.table, job.x, t, job.options->channels, ChannelUse::kActivation, row, slot.spare);
+}
+
+// x~ of row t into `row`.
+inline void load_rotated_row(const internal::ActivationJob& job, const internal::ActivationSlot& slot, std::int64_t t,
+                             float* row) noexcept {
+  load_activation_row(job, slot, t, row);
+  rotate_row(*job.table, job.rotation, row, slot.rotate);
+}
+
+inline Extremes row_extremes(const internal::ActivationJob& job, const internal::ActivationSlot& slot,
+                             const float* row) noexcept {
+  job.table->smooth.extremes(row, job.x.cols, job.scheme->activation.group, slot.positive,
+                             slot.negative);
+  return Extremes{slot.positive, slot.negative, job.plan.activation_groups};
+}
+
+inline QuantizeRowArgs quantize_args(const internal::ActivationJob& job, const internal::ActivationSlot& slot,
+                                     int row_in_tile) noexcept {
+  const ActivationScheme& a = job.scheme->activation;
+  QuantizeRowArgs args;
+  args.k = job.x.cols;
+  args.group = a.group;
+  args.inner_group = inner_group(a.group, job.scheme->weight.group);
+  args.range = a.range;
+  args.clip = a.clip;
+  args.qmax = max_code(a.bits);
+  args.token_scale = a.token_scale;
+  args.inverse = slot.inverse;
+  args.codes = reinterpret_cast<std::int8_t*>(slot.codes) + row_in_tile * job.plan.code_stride;
+  args.scales = slot.scales + row_in_tile * job.plan.activation_groups;
+  args.sums = slot.sums + row_in_tile * job.plan.inner_groups;
+  std::memset(args.codes + args.k, 0, static_cast<std::size_t>(job.plan.k_padded - args.k));
+  return args;
+}
+
+inline FusedArgs fused_args(const internal::ActivationJob& job, const QuantizeRowArgs& q,
+                            const float* x) noexcept {
+  const Rotation& r = job.scheme->rotation;
+  FusedArgs f{};
+  f.x = x;
+  f.k = q.k;
+  f.block = r.kind == RotationKind::kBlock ? r.block : 1;
+  f.rotation_scale = rotation_scale(f.block);
+  f.group = q.group;
+  f.inner_group = q.inner_group;
+  f.range = q.range;
+  f.clip = q.clip;
+  f.qmax = q.qmax;
+  f.signs = r.kind == RotationKind::kBlock ? job.rotation.signs : nullptr;
+  f.codes = q.codes;
+  f.scales = q.scales;
+  f.sums = q.sums;
+  return f;
+}
+
+// The row as f32 without a copy where X already is that.
+inline const float* plain_row(const internal::ActivationJob& job, const internal::ActivationSlot& slot,
+                              std::int64_t t) noexcept {
+  const LayerChannels& c = job.options->channels;
+  if (job.x.type == ElementType::kF32 && c.input_permutation == nullptr && c.divisor == nullptr) {
+    return reinterpret_cast<const float*>(job.x.row(t));
+  }
+  load_activation_row(job, slot, t, slot.row);
+  return slot.row;
+}
+
+// Row t of window one or frozen: everything at once. False for a non-finite row.
+inline bool quantize_independent_row(const internal::ActivationJob& job, const internal::ActivationSlot& slot,
+                                     std::int64_t t, int row_in_tile) noexcept {
+  QuantizeRowArgs args = quantize_args(job, slot, row_in_tile);
+  if (job.fused) {
+    job.token_scales[t] = 1.0f;
+    const FusedArgs f = fused_args(job, args, plain_row(job, slot, t));
+    if (job.table->fused.prepare_row(f)) return true;
+  }
+  load_rotated_row(job, slot, t, slot.row);
+  args.x = slot.row;
+  args.extremes = row_extremes(job, slot, slot.row);
+  if (job.scheme->activation.window.kind == WindowKind::kFrozen) {
+    args.window_scales = job.options->channels.frozen_scales;
+  }
+  return quantize_row(job.table->quantize, args, &job.token_scales[t]);
+}
+
+// Row t of a wide window: rotated and measured in an earlier phase.
+inline bool quantize_window_row(const internal::ActivationJob& job, const internal::ActivationSlot& slot,
+                                std::int64_t t, int row_in_tile) noexcept {
+  const internal::WorkspacePlan& p = job.plan;
+  QuantizeRowArgs args = quantize_args(job, slot, row_in_tile);
+  args.x = job.at<float>(p.rotated) + t * p.k_padded;
+  args.extremes = Extremes{job.at<float>(p.positive), job.at<float>(p.negative),
+                           p.activation_groups}.row(t);
+  args.window_scales = job.at<float>(p.window_scales) + t * p.activation_groups;
+  return quantize_row(job.table->quantize, args, &job.token_scales[t]);
+}
+
+// Row t at 16 bits: rotated floats; a non-finite row becomes zeros with a NaN token scale.
+inline bool float_row(const internal::ActivationJob& job, const internal::ActivationSlot& slot, std::int64_t t,
+                      int row_in_tile) noexcept {
+  float* row = reinterpret_cast<float*>(slot.codes) + row_in_tile * job.plan.code_stride;
+  load_rotated_row(job, slot, t, row);
+  job.table->smooth.extremes(row, job.x.cols, kRowGroup, slot.positive, slot.negative);
+  const bool finite = row_is_finite(Extremes{slot.positive, slot.negative, 1});
+  const std::int64_t used = finite ? job.x.cols : 0;
+  std::memset(row + used, 0, static_cast<std::size_t>(job.plan.k_padded - used) * sizeof(float));
+  const std::uint32_t bits = finite ? 0x3f800000u : kQuietNanBits;
+  std::memcpy(&job.token_scales[t], &bits, sizeof bits);
+  return finite;
+}
+
+// [rows][groups] -> [groups][rows].
+template <class T>
+void transpose_groups(const T* in, int rows, std::int64_t groups, T* out) noexcept {
+  for (int r = 0; r < rows; ++r) {
+    for (std::int64_t g = 0; g < groups; ++g) out[g * rows + r] = in[r * groups + g];
+  }
+}
+
+// The slot's rows, packed as tile rows [first, first + rows).
+inline void pack_tile(const internal::ActivationJob& job, const internal::ActivationSlot& slot, std::int64_t first,
+                      int rows) noexcept {
+  const internal::WorkspacePlan& p = job.plan;
+  if (job.out->is_float()) {
+    job.table->pack.floats(reinterpret_cast<const float*>(slot.codes), p.code_stride, rows,
+                           p.k_padded, job.at<float>(p.codes) + first * p.k_padded);
+    return;
+  }
+  const auto pack = uses_a4(*job.scheme) ? job.table->pack.codes_a4 : job.table->pack.codes_a8;
+  pack(reinterpret_cast<const std::int8_t*>(slot.codes), p.code_stride, rows, p.k_padded,
+       job.at<std::int8_t>(p.codes) + first * p.k_padded);
+  transpose_groups(slot.scales, rows, p.activation_groups,
+                   job.at<float>(p.scales) + first * p.activation_groups);
+  transpose_groups(slot.sums, rows, p.inner_groups,
+                   job.at<std::int32_t>(p.sums) + first * p.inner_groups);
+}
+
+// Rows [first, first + rows) of the call, quantized and packed as one tile.
+inline void prepare_tile(const internal::ActivationJob& job, const internal::ActivationSlot& slot, std::int64_t first,
+                         int rows) noexcept {
+  for (int r = 0; r < rows; ++r) {
+    const std::int64_t t = first + r;
+    const bool finite = job.out->is_float() ? float_row(job, slot, t, r)
+                        : job.wide          ? quantize_window_row(job, slot, t, r)
+                                            : quantize_independent_row(job, slot, t, r);
+    if (!finite) note_non_finite(job, t);
+  }
+  pack_tile(job, slot, first, rows);
+}
+
+}  // namespace detail
+
+RRS_FUNCTIONS_END
