@@ -11,7 +11,7 @@
 
 #include "rrs/reference/rotate.hpp"
 #include "rrs/rotate/hadamard_factors.hpp"
-#include "tests/support/random.hpp"
+#include "support/random.hpp"
 
 namespace {
 

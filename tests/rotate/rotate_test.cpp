@@ -10,9 +10,9 @@
 #include <vector>
 
 #include "rrs/reference/rotate.hpp"
-#include "tests/support/compare.hpp"
-#include "tests/support/each_isa.hpp"
-#include "tests/support/random.hpp"
+#include "support/compare.hpp"
+#include "support/each_isa.hpp"
+#include "support/random.hpp"
 
 namespace {
 

@@ -30,15 +30,17 @@ RRS_FUNCTIONS_BEGIN
 
 namespace detail {
 
-constexpr bool tiles_fit_scratch(const KernelTable* table) noexcept {
-  return table == nullptr ||
-         (table->gemm.w4a4.max_rows <= internal::kMaxTileRows && table->gemm.w4a8.max_rows <= internal::kMaxTileRows &&
-          table->gemm.w8a8.max_rows <= internal::kMaxTileRows && table->gemm.w4a16.max_rows <= internal::kMaxTileRows &&
-          table->gemm.w8a16.max_rows <= internal::kMaxTileRows);
+constexpr bool tiles_fit_scratch(const GemmKernels& g) noexcept {
+  return g.w4a4.max_rows <= internal::kMaxTileRows && g.w4a8.max_rows <= internal::kMaxTileRows &&
+         g.w8a8.max_rows <= internal::kMaxTileRows && g.w4a16.max_rows <= internal::kMaxTileRows &&
+         g.w8a16.max_rows <= internal::kMaxTileRows;
 }
-static_assert(tiles_fit_scratch(kTables[0]) && tiles_fit_scratch(kTables[1]) &&
-                  tiles_fit_scratch(kTables[2]) && tiles_fit_scratch(kTables[3]),
-              "a task's scratch holds the rows of the tallest tile");
+static_assert(tiles_fit_scratch(kScalarTable.gemm), "a slot holds the rows of the tallest tile");
+#if RRS_X86_64
+static_assert(tiles_fit_scratch(kAvx2Table.gemm) && tiles_fit_scratch(kAvx512Table.gemm) &&
+                  tiles_fit_scratch(kAvx512VnniTable.gemm),
+              "a slot holds the rows of the tallest tile");
+#endif
 
 inline Status validate_permutation(const std::int32_t* p, std::int64_t k,
                                    const char* name) noexcept {

@@ -176,11 +176,11 @@ inline void repack_panel(const std::uint8_t* in, int bits, std::int64_t k, std::
         out[w8_byte(n, i)] = in[w8_byte(n, source)];
         continue;
       }
-      const int shift_in = w4_high_nibble(source) ? 4 : 0;
-      const int shift_out = w4_high_nibble(i) ? 4 : 0;
-      const unsigned code = (in[w4_byte(n, source)] >> shift_in) & 15u;
-      std::uint8_t& byte = out[w4_byte(n, i)];
-      byte = static_cast<std::uint8_t>((byte & ~(15u << shift_out)) | (code << shift_out));
+      const std::uint8_t byte = in[w4_byte(n, source)];
+      const int code = w4_high_nibble(source) ? byte >> 4 : byte & 15;
+      std::uint8_t& target = out[w4_byte(n, i)];
+      target = static_cast<std::uint8_t>(w4_high_nibble(i) ? (target & 15) | (code << 4)
+                                                           : (target & 240) | code);
     }
   }
 }

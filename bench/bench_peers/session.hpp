@@ -1,0 +1,54 @@
+// The coordinator's side of a worker process.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "support/clock.hpp"
+
+namespace rrs_bench {
+
+// A peer in an environment, e.g. onednn with ONEDNN_MAX_CPU_ISA=AVX2.
+struct PeerSpec {
+  std::string label;  // shown in tables
+  std::string peer;
+  std::vector<std::pair<std::string, std::string>> environment;
+};
+
+struct SubjectInfo {
+  std::string label;  // of the peer
+  std::string method;
+  std::string level;
+  std::string part;
+  std::string kernel;
+  double weight_bytes = 0.0;
+};
+
+class Session {
+ public:
+  Session(const PeerSpec& spec, int threads);
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  // methods: comma-separated, or "*".
+  std::vector<SubjectInfo> open(std::int64_t m, std::int64_t k, std::int64_t n,
+                                std::int64_t footprint, const std::string& methods);
+  Seconds run(std::size_t index, double milliseconds);
+
+ private:
+  std::string read_line();
+
+  PeerSpec spec_;
+  pid_t process_ = -1;
+  std::FILE* to_ = nullptr;
+  std::FILE* from_ = nullptr;
+};
+
+}  // namespace rrs_bench

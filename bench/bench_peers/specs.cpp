@@ -1,0 +1,67 @@
+#include "bench_peers/specs.hpp"
+
+#include <unistd.h>
+
+#include "bench_peers/peer.hpp"
+
+#ifndef RRS_BENCH_GGML_LIBRARIES
+#define RRS_BENCH_GGML_LIBRARIES ""
+#endif
+
+namespace rrs_bench {
+namespace {
+
+void add_openblas(std::vector<PeerSpec>* all) {
+  all->push_back({"OpenBLAS", "openblas", {}});
+  if (!__builtin_cpu_supports("avx512f")) return;
+  all->push_back({"OpenBLAS", "openblas", {{"OPENBLAS_CORETYPE", "SkylakeX"}}});
+  all->push_back({"OpenBLAS", "openblas", {{"OPENBLAS_CORETYPE", "Haswell"}}});
+}
+
+void add_onednn(std::vector<PeerSpec>* all) {
+  for (const char* isa : {"ALL", "AVX512_CORE_VNNI", "AVX512_CORE", "AVX2"}) {
+    all->push_back({"oneDNN", "onednn", {{"ONEDNN_MAX_CPU_ISA", isa}}});
+  }
+}
+
+// Backend libraries beside libggml, best known names first; none of them: whatever was linked.
+void add_ggml(std::vector<PeerSpec>* all) {
+  const std::string folder = RRS_BENCH_GGML_LIBRARIES;
+  bool found = false;
+  const auto add = [&](const char* variant, bool runs) {
+    const std::string path = folder + "/libggml-cpu-" + variant + ".so";
+    if (!runs || access(path.c_str(), R_OK) != 0) return;
+    all->push_back({std::string("ggml ") + variant, "ggml", {{"RRS_BENCH_GGML_BACKEND", path}}});
+    found = true;
+  };
+  const bool vnni = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
+  add("haswell", __builtin_cpu_supports("avx2"));
+  add("skylakex", __builtin_cpu_supports("avx512bw"));
+  add("icelake", vnni);
+  add("zen4", vnni && __builtin_cpu_supports("avx512bf16"));
+  if (!found) all->push_back({"ggml", "ggml", {}});
+}
+
+}  // namespace
+
+std::vector<PeerSpec> peer_specs(const std::vector<std::string>& peers) {
+  std::vector<PeerSpec> all{rrs_spec("")}, chosen;
+  add_openblas(&all);
+  all.push_back({"Eigen", "eigen", {}});
+  add_onednn(&all);
+  add_ggml(&all);
+  for (const PeerSpec& spec : all) {
+    bool wanted = peers.empty();
+    for (const std::string& peer : peers) wanted = wanted || peer == spec.peer;
+    if (wanted && has_peer(spec.peer)) chosen.push_back(spec);
+  }
+  return chosen;
+}
+
+PeerSpec rrs_spec(const std::string& levels) {
+  PeerSpec spec{"rrs", "rrs", {}};
+  if (!levels.empty()) spec.environment.push_back({"RRS_BENCH_LEVELS", levels});
+  return spec;
+}
+
+}  // namespace rrs_bench

@@ -1,0 +1,14 @@
+// The worker side: a peer that obeys lines on stdin and answers on stdout.
+//
+//   open M K N footprint methods    ->  count, then "method \t level \t part \t kernel \t bytes"
+//   each run index min_ms                ->  "cpu wall", seconds per call quit
+#pragma once
+
+#include <string>
+
+namespace rrs_bench {
+
+// Serves until `quit` or end of input; the exit code of the process.
+int serve_peer(const std::string& name, int threads);
+
+}  // namespace rrs_bench

@@ -1,0 +1,275 @@
+// Integer GEMM leaves for AVX-512BW without VNNI.
+//
+// Instructions (Sapphire Rapids): vpmaddubsw, vpmaddwd, vpadd* zmm p0/p5; vpbroadcastd zmm, m32
+// load port only. W4: vpmaddubsw + vpaddw = 2 instructions per 64 products, half the rate of VNNI
+// at best. W8: both sides widened to 16 bits (vpmaddubsw saturates at 8 x 8 bits), vpmaddwd +
+// vpaddd per 32 products. Bounds. W4A4: at most 2*15*8 = 240 per int16 lane and step, 64 steps (256
+// inputs) reach 15,360.
+//   W4A8: 2*15*128 = 3,840, so 8 steps (30,720) and then vpmaddwd by ones into int32.
+//   W8: 2*255*128 per vpmaddwd, int32 throughout; |sum| < 2^31 by max_inputs (scheme.hpp).
+// Registers, 6 rows x 2 panels: A4 12 int16 + 12 float accumulators, 2 weights, broadcast, product,
+// ones = 29. A8: 12 int16 + 12 int32, floats in L1 (one load and one store per group).
+#pragma once
+
+#include "rrs/gemm/avx512_block.hpp"
+
+#if RRS_X86_64
+
+RRS_ISA_WARNINGS_PUSH
+RRS_FUNCTIONS_BEGIN
+
+namespace avx512 {
+
+inline constexpr int kIntRows = 6;
+
+// 4 activation codes of one row, in all lanes.
+RRS_TARGET_AVX512 RRS_FORCE_INLINE __m512i broadcast4(const void* codes) noexcept {
+  std::int32_t x;
+  std::memcpy(&x, codes, sizeof x);
+  return _mm512_set1_epi32(x);
+}
+
+// acc (int16) += products of one step; the first step of a run assigns.
+template <unsigned R, unsigned P, bool kFirst>
+RRS_TARGET_AVX512 RRS_FORCE_INLINE void step16(__m512i (&acc)[R][P],
+                                               const std::uint8_t* const (&w)[P], std::int64_t at,
+                                               const std::int8_t* a) noexcept {
+  __m512i w_u8x64[P];
+  RRS_UNROLL_FULL
+  for (unsigned p = 0; p < P; ++p) w_u8x64[p] = _mm512_loadu_si512(w[p] + at);
+  RRS_UNROLL_FULL
+  for (unsigned r = 0; r < R; ++r) {
+    const __m512i a_i8x64 = broadcast4(a + r * 4);
+    RRS_UNROLL_FULL
+    for (unsigned p = 0; p < P; ++p) {
+      const __m512i product_i16x32 = _mm512_maddubs_epi16(w_u8x64[p], a_i8x64);
+      acc[r][p] = kFirst ? product_i16x32 : _mm512_add_epi16(acc[r][p], product_i16x32);
+    }
+  }
+}
+
+// int16 sums over `inputs` inputs from `at` on.
+template <unsigned R, unsigned P>
+RRS_TARGET_AVX512 RRS_FORCE_INLINE void run16(__m512i (&acc)[R][P],
+                                              const std::uint8_t* const (&w)[P], int at, int inputs,
+                                              const std::int8_t* a, std::int64_t step) noexcept {
+  step16<R, P, true>(acc, w, at * 16, a);
+  for (int k = 4; k < inputs; k += 4) {
+    a += step;
+    step16<R, P, false>(acc, w, (at + k) * 16, a);
+  }
+}
+
+// Finishes one output block of one row: isum -> sum, in the written order.
+RRS_TARGET_AVX512 RRS_FORCE_INLINE __m512 finish_group(const GemmBlock& b, int g, unsigned panel,
+                                                       __m512i isum_i32x16, float s,
+                                                       __m512 sum_f32x16) noexcept {
+  const __m512 v_f32x16 = _mm512_load_ps(b.v[g][panel]);
+  const __m512 tmp_f32x16 = b.finish == GemmFinish::kMagic
+                                ? _mm512_fmadd_ps(_mm512_castsi512_ps(isum_i32x16), v_f32x16,
+                                                  _mm512_load_ps(b.c[g][panel]))
+                                : _mm512_mul_ps(_mm512_cvtepi32_ps(isum_i32x16), v_f32x16);
+  return _mm512_fmadd_ps(tmp_f32x16, _mm512_set1_ps(s), sum_f32x16);
+}
+
+// Start of the int32 sum of one output block: the zero point's share, or what the last block left.
+RRS_TARGET_AVX512 RRS_FORCE_INLINE __m512i start_group(const GemmBlock& b, int g, int row,
+                                                       const float* out) noexcept {
+  return b.resume ? _mm512_loadu_si512(out) : _mm512_set1_epi32(b.starts[g * b.rows + row]);
+}
+
+// int32 sums of a group to `out`: carried as they are, or finished (floats live in `out`).
+template <unsigned R, unsigned P>
+RRS_TARGET_AVX512 RRS_FORCE_INLINE void leave_group(const GemmBlock& b, int g, int first_row,
+                                                    const __m512i (&isum)[R][P],
+                                                    float* out) noexcept {
+  const float* s = b.scales[g] + first_row;
+  RRS_UNROLL_FULL
+  for (unsigned r = 0; r < R; ++r) {
+    RRS_UNROLL_FULL
+    for (unsigned p = 0; p < P; ++p) {
+      float* o = out + r * b.out_stride + p * 16;
+      if (b.finish == GemmFinish::kCarry) {
+        _mm512_storeu_si512(o, isum[r][p]);
+      } else {
+        const __m512 old_f32x16 = b.row_group ? _mm512_setzero_ps() : _mm512_loadu_ps(o);
+        _mm512_storeu_ps(o, finish_group(b, g, p, isum[r][p], s[r], old_f32x16));
+      }
+    }
+  }
+}
+
+// 4-bit activations: one int16 run per group.
+template <unsigned R, unsigned P>
+RRS_TARGET_AVX512 inline void sub_tile_a4(const GemmBlock& b, int first_row) noexcept {
+  const __m512i ones_i16x32 = _mm512_set1_epi16(1);
+  const std::int64_t step = std::int64_t{b.rows} * 4;
+  const std::int8_t* a = b.activations + first_row * 4;
+  const std::uint8_t* w[P];
+  RRS_UNROLL_FULL
+  for (unsigned p = 0; p < P; ++p) w[p] = b.weights[p];
+  float* out = b.out + first_row * b.out_stride;
+  __m512 sum_f32x16[R][P];
+  RRS_UNROLL_FULL
+  for (unsigned r = 0; r < R; ++r) {
+    RRS_UNROLL_FULL
+    for (unsigned p = 0; p < P; ++p) {
+      sum_f32x16[r][p] =
+          b.row_group ? _mm512_setzero_ps() : _mm512_loadu_ps(out + r * b.out_stride + p * 16);
+    }
+  }
+  int at = 0;
+  for (int g = 0; g < b.groups; ++g) {
+    const int inputs = g + 1 == b.groups ? b.last_inputs : b.group_inputs;
+    __m512i acc_i16x32[R][P];
+    run16<R, P>(acc_i16x32, w, at, inputs, a + at / 4 * step, step);
+    at += inputs;
+    const float* s = b.scales[g] + first_row;
+    RRS_UNROLL_FULL
+    for (unsigned r = 0; r < R; ++r) {
+      RRS_UNROLL_FULL
+      for (unsigned p = 0; p < P; ++p) {
+        float* o = out + r * b.out_stride + p * 16;
+        const __m512i isum_i32x16 =
+            _mm512_add_epi32(start_group(b, g, first_row + static_cast<int>(r), o),
+                             _mm512_madd_epi16(acc_i16x32[r][p], ones_i16x32));
+        if (b.finish == GemmFinish::kCarry) {
+          _mm512_storeu_si512(o, isum_i32x16);
+        } else {
+          sum_f32x16[r][p] = finish_group(b, g, p, isum_i32x16, s[r], sum_f32x16[r][p]);
+        }
+      }
+    }
+  }
+  if (b.finish == GemmFinish::kCarry) return;
+  RRS_UNROLL_FULL
+  for (unsigned r = 0; r < R; ++r) {
+    RRS_UNROLL_FULL
+    for (unsigned p = 0; p < P; ++p) {
+      _mm512_storeu_ps(out + r * b.out_stride + p * 16, sum_f32x16[r][p]);
+    }
+  }
+}
+
+// 8-bit activations, W4: int16 runs of 32 inputs, widened into int32.
+template <unsigned R, unsigned P>
+RRS_TARGET_AVX512 inline void sub_tile_a8(const GemmBlock& b, int first_row) noexcept {
+  const __m512i ones_i16x32 = _mm512_set1_epi16(1);
+  const std::int64_t step = std::int64_t{b.rows} * 4;
+  const std::int8_t* a = b.activations + first_row * 4;
+  const std::uint8_t* w[P];
+  RRS_UNROLL_FULL
+  for (unsigned p = 0; p < P; ++p) w[p] = b.weights[p];
+  float* out = b.out + first_row * b.out_stride;
+  int at = 0;
+  for (int g = 0; g < b.groups; ++g) {
+    const int end = at + (g + 1 == b.groups ? b.last_inputs : b.group_inputs);
+    __m512i isum_i32x16[R][P];
+    RRS_UNROLL_FULL
+    for (unsigned r = 0; r < R; ++r) {
+      RRS_UNROLL_FULL
+      for (unsigned p = 0; p < P; ++p) {
+        isum_i32x16[r][p] =
+            start_group(b, g, first_row + static_cast<int>(r), out + r * b.out_stride + p * 16);
+      }
+    }
+    for (; at < end; at += 32) {
+      __m512i acc_i16x32[R][P];
+      run16<R, P>(acc_i16x32, w, at, (std::min)(32, end - at), a + at / 4 * step, step);
+      RRS_UNROLL_FULL
+      for (unsigned r = 0; r < R; ++r) {
+        RRS_UNROLL_FULL
+        for (unsigned p = 0; p < P; ++p) {
+          isum_i32x16[r][p] =
+              _mm512_add_epi32(isum_i32x16[r][p], _mm512_madd_epi16(acc_i16x32[r][p], ones_i16x32));
+        }
+      }
+    }
+    at = end;
+    leave_group<R, P>(b, g, first_row, isum_i32x16, out);
+  }
+}
+
+// 8-bit weights: w and a split into even and odd bytes, as int16. Weights are split in registers
+// for every 6 rows (2 instructions per 24 multiplications), activations once per sub-tile.
+template <unsigned R, unsigned P>
+RRS_TARGET_AVX512 inline void sub_tile_w8(const GemmBlock& b, int first_row) noexcept {
+  alignas(64) std::int32_t even[kBlockInputs / 4][16], odd[kBlockInputs / 4][16];
+  const __m512i low_u16x32 = _mm512_set1_epi16(255);
+  const std::int64_t step = std::int64_t{b.rows} * 4;
+  const std::int8_t* a = b.activations + first_row * 4;
+  const int inputs = (b.groups - 1) * b.group_inputs + b.last_inputs;
+  for (int k = 0; k < inputs / 4; ++k) {
+    const __m512i a_i8x64 = _mm512_maskz_loadu_epi32((1u << R) - 1u, a + k * step);
+    _mm512_store_si512(even[k], _mm512_srai_epi16(_mm512_slli_epi16(a_i8x64, 8), 8));
+    _mm512_store_si512(odd[k], _mm512_srai_epi16(a_i8x64, 8));
+  }
+  float* out = b.out + first_row * b.out_stride;
+  int k = 0;
+  for (int g = 0; g < b.groups; ++g) {
+    const int end = k + (g + 1 == b.groups ? b.last_inputs : b.group_inputs) / 4;
+    __m512i isum_i32x16[R][P];
+    RRS_UNROLL_FULL
+    for (unsigned r = 0; r < R; ++r) {
+      RRS_UNROLL_FULL
+      for (unsigned p = 0; p < P; ++p) {
+        isum_i32x16[r][p] =
+            start_group(b, g, first_row + static_cast<int>(r), out + r * b.out_stride + p * 16);
+      }
+    }
+    for (; k < end; ++k) {
+      __m512i even_i16x32[P], odd_i16x32[P];
+      RRS_UNROLL_FULL
+      for (unsigned p = 0; p < P; ++p) {
+        const __m512i w_u8x64 = _mm512_loadu_si512(b.weights[p] + k * 64);
+        even_i16x32[p] = _mm512_and_si512(w_u8x64, low_u16x32);
+        odd_i16x32[p] = _mm512_srli_epi16(w_u8x64, 8);
+      }
+      RRS_UNROLL_FULL
+      for (unsigned r = 0; r < R; ++r) {
+        const __m512i even_a_i16x32 = _mm512_set1_epi32(even[k][r]);
+        const __m512i odd_a_i16x32 = _mm512_set1_epi32(odd[k][r]);
+        RRS_UNROLL_FULL
+        for (unsigned p = 0; p < P; ++p) {
+          isum_i32x16[r][p] =
+              _mm512_add_epi32(isum_i32x16[r][p], _mm512_madd_epi16(even_i16x32[p], even_a_i16x32));
+          isum_i32x16[r][p] =
+              _mm512_add_epi32(isum_i32x16[r][p], _mm512_madd_epi16(odd_i16x32[p], odd_a_i16x32));
+        }
+      }
+    }
+    leave_group<R, P>(b, g, first_row, isum_i32x16, out);
+  }
+}
+
+inline constexpr GemmSubTile kA4Tiles[kIntRows][2] = {
+    {&sub_tile_a4<1, 1>, &sub_tile_a4<1, 2>}, {&sub_tile_a4<2, 1>, &sub_tile_a4<2, 2>},
+    {&sub_tile_a4<3, 1>, &sub_tile_a4<3, 2>}, {&sub_tile_a4<4, 1>, &sub_tile_a4<4, 2>},
+    {&sub_tile_a4<5, 1>, &sub_tile_a4<5, 2>}, {&sub_tile_a4<6, 1>, &sub_tile_a4<6, 2>}};
+inline constexpr GemmSubTile kA8Tiles[kIntRows][2] = {
+    {&sub_tile_a8<1, 1>, &sub_tile_a8<1, 2>}, {&sub_tile_a8<2, 1>, &sub_tile_a8<2, 2>},
+    {&sub_tile_a8<3, 1>, &sub_tile_a8<3, 2>}, {&sub_tile_a8<4, 1>, &sub_tile_a8<4, 2>},
+    {&sub_tile_a8<5, 1>, &sub_tile_a8<5, 2>}, {&sub_tile_a8<6, 1>, &sub_tile_a8<6, 2>}};
+inline constexpr GemmSubTile kW8Tiles[kIntRows][2] = {
+    {&sub_tile_w8<1, 1>, &sub_tile_w8<1, 2>}, {&sub_tile_w8<2, 1>, &sub_tile_w8<2, 2>},
+    {&sub_tile_w8<3, 1>, &sub_tile_w8<3, 2>}, {&sub_tile_w8<4, 1>, &sub_tile_w8<4, 2>},
+    {&sub_tile_w8<5, 1>, &sub_tile_w8<5, 2>}, {&sub_tile_w8<6, 1>, &sub_tile_w8<6, 2>}};
+
+// How block_columns runs these leaves. kTiles: one of the tables above.
+template <int kBits, const GemmSubTile (&kTiles)[kIntRows][2]>
+struct IntTraits {
+  static constexpr int kWeightBits = kBits;
+  static constexpr int kSubRows = kIntRows;
+  static constexpr int kDirectRows = 0;
+  static constexpr int kUnpackedBytes = kBits == 4 ? kBlockInputs * kPanelOutputs : 0;
+  RRS_MEMBER static GemmSubTile sub_tile(const GemmBlock&, int rows, int panels, bool) noexcept {
+    return kTiles[rows - 1][panels - 1];
+  }
+};
+
+}  // namespace avx512
+
+RRS_FUNCTIONS_END
+RRS_ISA_WARNINGS_POP
+
+#endif
