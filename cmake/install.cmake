@@ -1,0 +1,16 @@
+# Install rules: headers and a relocatable CMake package, rrs::rrs.
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+install(DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR}/include/rrs DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(TARGETS rrs EXPORT rrs-targets)
+set(rrs_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/rrs)
+install(EXPORT rrs-targets NAMESPACE rrs:: DESTINATION ${rrs_package_dir})
+configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/rrs-config.cmake.in
+                              ${CMAKE_CURRENT_BINARY_DIR}/rrs-config.cmake
+                              INSTALL_DESTINATION ${rrs_package_dir})
+write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/rrs-config-version.cmake
+                                 COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/rrs-config.cmake
+              ${CMAKE_CURRENT_BINARY_DIR}/rrs-config-version.cmake
+        DESTINATION ${rrs_package_dir})

@@ -1,0 +1,88 @@
+#include "atomic_file.hpp"
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <stdexcept>
+#include <utility>
+
+#include <fcntl.h>
+#include <unistd.h>
+
+namespace rrs_examples {
+namespace {
+
+std::string folder_of(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+std::string temporary_name(const std::string& path) {
+  static std::atomic<unsigned> counter{0};
+  return path + ".tmp." + std::to_string(::getpid()) + "." + std::to_string(counter++);
+}
+
+}  // namespace
+
+AtomicFile::AtomicFile(std::string path)
+    : path_(std::move(path)), temporary_(temporary_name(path_)) {
+  open_unnamed(folder_of(path_));
+  if (file_ < 0) open_named();
+}
+
+AtomicFile::~AtomicFile() {
+  if (file_ >= 0) ::close(file_);
+  if (temporary_exists_) ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::open_unnamed(const std::string& folder) {
+#ifdef O_TMPFILE
+  file_ = ::open(folder.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0666);
+#else
+  static_cast<void>(folder);
+#endif
+}
+
+void AtomicFile::open_named() {
+  file_ = ::open(temporary_.c_str(), O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, 0666);
+  if (file_ < 0) fail("cannot be created");
+  temporary_exists_ = true;
+}
+
+void AtomicFile::write(const void* data, std::size_t size) {
+  const char* next = static_cast<const char*>(data);
+  while (size > 0) {
+    const ssize_t done = ::write(file_, next, size);
+    if (done < 0 && errno == EINTR) continue;
+    if (done <= 0) fail("cannot be written");
+    next += done;
+    size -= static_cast<std::size_t>(done);
+  }
+}
+
+void AtomicFile::commit() {
+  if (::fsync(file_) != 0) fail("cannot be synced");
+  if (!temporary_exists_) {
+    const std::string unnamed = "/proc/self/fd/" + std::to_string(file_);
+    // An unnamed file can only be linked to a free name; the rename below replaces an old target.
+    if (::linkat(AT_FDCWD, unnamed.c_str(), AT_FDCWD, temporary_.c_str(), AT_SYMLINK_FOLLOW) != 0) {
+      fail("cannot be named");
+    }
+    temporary_exists_ = true;
+  }
+  if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("cannot be renamed");
+  temporary_exists_ = false;
+  const int folder = ::open(folder_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (folder >= 0) {
+    ::fsync(folder);  // makes the new name durable; some file systems refuse it, which is harmless
+    ::close(folder);
+  }
+}
+
+void AtomicFile::fail(const char* what) const {
+  throw std::runtime_error(path_ + ": file " + what + ": " + std::strerror(errno));
+}
+
+}  // namespace rrs_examples
