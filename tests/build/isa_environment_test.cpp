@@ -1,5 +1,5 @@
-// An unknown RRS_ISA is an error that every entry point reports: never a silent fallback. The variable is
-// read once per process, so this program sets it before anything else.
+// An unknown RRS_ISA is an error that every entry point reports: never a silent fallback. The
+// variable is read once per process, so this program sets it before anything else.
 #include <gtest/gtest.h>
 
 #include <cstdlib>

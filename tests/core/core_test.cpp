@@ -34,10 +34,12 @@ TEST(View, RefusesWhatCannotBe) {
   check({nullptr, 1, 1}, "X.data");
   check({&x, INT64_MAX / 2, 4, 4}, "X.row_stride");
   check({&x, INT64_MAX / 4, 2, 2}, "X.row_stride");  // fits elements, not bytes
-  EXPECT_TRUE(rrs::validate_view(rrs::erase(rrs::MatrixView<const float>(nullptr, 0, 5)),
-                                 rrs::kNamesX).ok());
-  EXPECT_TRUE(rrs::validate_view(rrs::erase(rrs::MatrixView<const float>(nullptr, 5, 0)),
-                                 rrs::kNamesX).ok());
+  EXPECT_TRUE(
+      rrs::validate_view(rrs::erase(rrs::MatrixView<const float>(nullptr, 0, 5)), rrs::kNamesX)
+          .ok());
+  EXPECT_TRUE(
+      rrs::validate_view(rrs::erase(rrs::MatrixView<const float>(nullptr, 5, 0)), rrs::kNamesX)
+          .ok());
 }
 
 TEST(View, OverlapIsByteExact) {
@@ -91,12 +93,12 @@ TEST(Scheme, RefusesWhatDoesNotExist) {
   for (float clip : {-1.0f, 0.0f, 1.5f, std::nanf(""), INFINITY}) {
     check("activation.clip", [&](rrs::Scheme& s) { s.activation.clip = clip; });
   }
-  check("activation.window.rows",
-        [](rrs::Scheme& s) { s.activation.window = {rrs::WindowKind::kRows, 0}; });
+  check("activation.window.rows", [](rrs::Scheme& s) {
+    s.activation.window = {rrs::WindowKind::kRows, 0};
+  });
   check("activation.token_scale", [](rrs::Scheme& s) { s.activation.token_scale = false; });
   check("activation.floor", [](rrs::Scheme& s) { s.activation.floor = -1.0f; });
-  check("activation.exact_reference",
-        [](rrs::Scheme& s) { s.activation.exact_reference = true; });
+  check("activation.exact_reference", [](rrs::Scheme& s) { s.activation.exact_reference = true; });
   EXPECT_EQ(checked, 44);
 }
 
@@ -147,7 +149,8 @@ TEST(Dispatch, TablesAreOrderedNamedAndComplete) {
 
 TEST(Dispatch, EveryLevelOfThisMachineCanBeForced) {
   std::string levels;
-  rrs_test::each_isa([&](const rrs::KernelTable& table) { levels += std::string(" ") + table.name; });
+  rrs_test::each_isa(
+      [&](const rrs::KernelTable& table) { levels += std::string(" ") + table.name; });
   std::printf("levels exercised natively:%s\n", levels.c_str());
   EXPECT_NE(levels.find("scalar"), std::string::npos);
 }

@@ -43,8 +43,12 @@ TEST(Types, RoundTripThroughF32IsTheIdentity) {
     const rrs::bf16 b{static_cast<std::uint16_t>(bits)};
     const float fh = rrs::to_f32(h);
     const float fb = rrs::to_f32(b);
-    if (!std::isnan(fh)) { ASSERT_EQ(rrs::to_f16(fh).bits, bits); }
-    if (!std::isnan(fb)) { ASSERT_EQ(rrs::to_bf16(fb).bits, bits); }
+    if (!std::isnan(fh)) {
+      ASSERT_EQ(rrs::to_f16(fh).bits, bits);
+    }
+    if (!std::isnan(fb)) {
+      ASSERT_EQ(rrs::to_bf16(fb).bits, bits);
+    }
   }
 }
 

@@ -1,4 +1,5 @@
-// Bad input: every entry point names the argument, the value and the limit, and leaves outputs alone.
+// Bad input: every entry point names the argument, the value and the limit, and leaves outputs
+// alone.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -86,17 +87,18 @@ TEST(BadInput, OverlapWithWeightOrWorkspace) {
   float* inside = reinterpret_cast<float*>(call.ws.data());
   EXPECT_STREQ(rrs::gemm(a, call.weight, MatrixView<float>(inside, 5, 20)).argument, "Y.data");
   auto* panels = const_cast<std::uint8_t*>(call.weight.view().panels);
+  EXPECT_STREQ(rrs::gemm(a, call.weight, MatrixView<float>(reinterpret_cast<float*>(panels), 5, 20))
+                   .argument,
+               "Y.data");
   EXPECT_STREQ(
-      rrs::gemm(a, call.weight, MatrixView<float>(reinterpret_cast<float*>(panels), 5, 20)).argument,
-      "Y.data");
-  EXPECT_STREQ(rrs::smooth_rotate_quantize(MatrixView<const float>(inside, 1, 64), call.scheme,
-                                           call.ws, a).argument, "X.data");
+      rrs::smooth_rotate_quantize(MatrixView<const float>(inside, 1, 64), call.scheme, call.ws, a)
+          .argument,
+      "X.data");
 }
 
 TEST(BadInput, Workspace) {
-  expect_refused("workspace", StatusCode::kWorkspaceTooSmall, [](Call& c) {
-    c.ws = rrs::Workspace(rrs::workspace_bytes(5, 64, c.scheme) - 1);
-  });
+  expect_refused("workspace", StatusCode::kWorkspaceTooSmall,
+                 [](Call& c) { c.ws = rrs::Workspace(rrs::workspace_bytes(5, 64, c.scheme) - 1); });
   expect_refused("workspace", StatusCode::kWorkspaceTooSmall,
                  [](Call& c) { c.ws = rrs::Workspace(); });
   Call call;
@@ -113,7 +115,8 @@ TEST(BadInput, WorkspaceThatIsExactlyEnoughIsEnoughForEveryScheme) {
     const rrs::PreparedWeight w = prepare(d, named.scheme);
     const std::size_t bytes = rrs::workspace_bytes(21, 100, named.scheme, 20);
     std::vector<unsigned char> memory(bytes + 128, 0xa5);
-    unsigned char* base = memory.data() + (64 - reinterpret_cast<std::uintptr_t>(memory.data()) % 64);
+    unsigned char* base =
+        memory.data() + (64 - reinterpret_cast<std::uintptr_t>(memory.data()) % 64);
     rrs::Workspace ws(base, bytes);
     std::vector<float> y(21 * 20);
     const Status status = rrs::linear(d.X(), w.view(), MatrixView<float>(y.data(), 21, 20), ws);
@@ -249,7 +252,8 @@ TEST(BadInput, EmptySizesAreFine) {
   Call call;
   rrs::Workspace ws(rrs::workspace_bytes(0, 64, call.scheme));
   EXPECT_TRUE(rrs::linear(MatrixView<const float>(nullptr, 0, 64), call.weight.view(),
-                          MatrixView<float>(nullptr, 0, 20), ws).ok());
+                          MatrixView<float>(nullptr, 0, 20), ws)
+                  .ok());
   rrs::Result<rrs::PreparedWeight> none =
       rrs::prepare_weight(MatrixView<const float>(nullptr, 0, 64), call.scheme);
   ASSERT_TRUE(none.ok()) << none.status().message();
@@ -257,7 +261,8 @@ TEST(BadInput, EmptySizesAreFine) {
   EXPECT_TRUE(call.untouched());
 }
 
-// ---- non-finite rows and extreme values, at every level --------------------------------------------
+// ---- non-finite rows and extreme values, at every level
+// --------------------------------------------
 
 std::vector<float> run(const rrs::PreparedWeight& w, const std::vector<float>& x, std::int64_t m,
                        Status* status) {
@@ -270,8 +275,8 @@ std::vector<float> run(const rrs::PreparedWeight& w, const std::vector<float>& x
 
 bool is_quiet_nan(float x) { return (rrs::float_bits(x) & 0x7fc00000u) == 0x7fc00000u; }
 
-// Rows with NaN, Inf or a value that overflows in the rotation are NaN; the others are as if that row
-// were absent.
+// Rows with NaN, Inf or a value that overflows in the rotation are NaN; the others are as if that
+// row were absent.
 TEST(NonFinite, RowsAreExcludedAndReported) {
   int cases = 0;
   const float signalling = rrs::float_from_bits(0x7f800001u);
@@ -290,7 +295,8 @@ TEST(NonFinite, RowsAreExcludedAndReported) {
         const std::vector<float> y = run(w, x, 6, &status);
         ASSERT_EQ(status.code, StatusCode::kNonFinite) << named.name;
         ASSERT_EQ(status.value, 3);
-        for (int n = 0; n < 18; ++n) ASSERT_TRUE(is_quiet_nan(y[3 * 18 + static_cast<std::size_t>(n)]));
+        for (int n = 0; n < 18; ++n)
+          ASSERT_TRUE(is_quiet_nan(y[3 * 18 + static_cast<std::size_t>(n)]));
         ASSERT_TRUE(rrs_test::bits_equal(y.data(), expected.data(), 3 * 18)) << named.name;
         ASSERT_TRUE(rrs_test::bits_equal(y.data() + 4 * 18, expected.data() + 3 * 18, 2 * 18))
             << named.name;
@@ -336,8 +342,9 @@ TEST(Extremes, ZeroAndDenormalRowsGiveZero) {
   }
 }
 
-// A single value of 1e30 in a row: finite everywhere, and that output is right to quantization accuracy
-// (a lone spike is one step of its group's scale in every scheme with range full or symmetric).
+// A single value of 1e30 in a row: finite everywhere, and that output is right to quantization
+// accuracy (a lone spike is one step of its group's scale in every scheme with range full or
+// symmetric).
 TEST(Extremes, OneHugeSpikeStaysFinite) {
   for (const rrs_test::NamedScheme& named : rrs_test::integer_schemes()) {
     LayerData d = make_layer(3, 18, 128, 2);

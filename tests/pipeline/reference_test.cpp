@@ -1,5 +1,5 @@
-// A whole layer against the double oracle, for every scheme: almost all rows agree to f32 rounding, and
-// those that do not differ by the few codes that lie within rounding of a tie.
+// A whole layer against the double oracle, for every scheme: almost all rows agree to f32 rounding,
+// and those that do not differ by the few codes that lie within rounding of a tie.
 #include <gtest/gtest.h>
 
 #include <algorithm>

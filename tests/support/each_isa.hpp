@@ -22,8 +22,8 @@ inline const rrs::KernelTable& table_of(rrs::Isa isa) {
   return *rrs::kTables[static_cast<int>(isa)];
 }
 
-// Calls body(table) once per level. The levels are recorded as test properties and checked: each table
-// must be the one asked for, so that a skipped level cannot look green.
+// Calls body(table) once per level. The levels are recorded as test properties and checked: each
+// table must be the one asked for, so that a skipped level cannot look green.
 template <class Body>
 void each_isa(const Body& body) {
   int ran = 0;

@@ -101,8 +101,7 @@ std::vector<float> run_layer(const rrs::MatrixView<const float>& X, const rrs::P
   rrs::PreparedActivation a;
   options.activation.isa = options.isa;
   options.activation.fused = options.fused;
-  rrs::Status status =
-      rrs::smooth_rotate_quantize(X, scheme, ws, a, executor, options.activation);
+  rrs::Status status = rrs::smooth_rotate_quantize(X, scheme, ws, a, executor, options.activation);
   EXPECT_TRUE(status.ok()) << status.message();
   status = rrs::gemm(a, w, rrs::MatrixView<float>(y.data(), X.rows, w.n()), executor, options.gemm);
   EXPECT_TRUE(status.ok()) << status.message();

@@ -39,8 +39,8 @@ inline std::vector<float> normal_vector(std::int64_t count, std::uint64_t seed) 
   return v;
 }
 
-// Activations as LLMs have them: a few channels 20 times larger, and row `spike` 500 times larger in
-// three channels (none when spike < 0).
+// Activations as LLMs have them: a few channels 20 times larger, and row `spike` 500 times larger
+// in three channels (none when spike < 0).
 inline std::vector<float> llm_activations(std::int64_t m, std::int64_t k, std::int64_t spike,
                                           std::uint64_t seed) {
   std::vector<float> x = normal_vector(m * k, seed);

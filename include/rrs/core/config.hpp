@@ -1,22 +1,22 @@
 // Compiler switches: target attributes, inlining, and the namespaces that keep kernels apart.
 //
 // Why two namespaces. A header-only library is compiled into many translation units, perhaps with
-// different -m flags. Inline functions are weak symbols: the linker keeps one copy, and if that copy
-// came from a file built with -march=skylake-avx512, the "scalar" code of the whole program would
-// contain AVX-512. So every function lives in an inline namespace whose name encodes the baseline
-// flags, and each file calls its own copy. Types stay in the plain version namespace, so that
-// objects can be passed between such files.
+// different -m flags. Inline functions are weak symbols: the linker keeps one copy, and if that
+// copy came from a file built with -march=skylake-avx512, the "scalar" code of the whole program
+// would contain AVX-512. So every function lives in an inline namespace whose name encodes the
+// baseline flags, and each file calls its own copy. Types stay in the plain version namespace, so
+// that objects can be passed between such files.
 //
 //   RRS_TYPES_BEGIN ... RRS_TYPES_END          rrs::v0            types, enums, POD constants
 //   RRS_FUNCTIONS_BEGIN ... RRS_FUNCTIONS_END  rrs::v0::<flags>   everything that emits code
 //
-// Details of types go into rrs::v0::internal, those of functions into rrs::v0::<flags>::detail: one name
-// for both would mean one or two namespaces depending on the order of includes.
-// Member functions of types are RRS_MEMBER (forced inline), for the same reason.
+// Details of types go into rrs::v0::internal, those of functions into rrs::v0::<flags>::detail: one
+// name for both would mean one or two namespaces depending on the order of includes. Member
+// functions of types are RRS_MEMBER (forced inline), for the same reason.
 //
-// Kernels carry RRS_TARGET_<LEVEL>; nothing in this library needs an -m flag. Lambdas do not inherit
-// the attribute: do not use them inside kernels. A multiplication that feeds an addition is always
-// written as an explicit fused operation, so floating-point contraction can change nothing.
+// Kernels carry RRS_TARGET_<LEVEL>; nothing in this library needs an -m flag. Lambdas do not
+// inherit the attribute: do not use them inside kernels. A multiplication that feeds an addition is
+// always written as an explicit fused operation, so floating-point contraction can change nothing.
 #pragma once
 
 #include "rrs/core/version.hpp"
@@ -47,10 +47,9 @@
 // GCC 12 warns about "uninitialized" variables inside its own AVX-512 intrinsics, in the user's
 // build. ISA files wrap their functions in this pair.
 #if defined(__GNUC__) && !defined(__clang__)
-#define RRS_ISA_WARNINGS_PUSH                                  \
-  _Pragma("GCC diagnostic push")                               \
-  _Pragma("GCC diagnostic ignored \"-Wuninitialized\"")        \
-  _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")
+#define RRS_ISA_WARNINGS_PUSH                                                          \
+  _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wuninitialized\"") \
+      _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")
 #define RRS_ISA_WARNINGS_POP _Pragma("GCC diagnostic pop")
 #else
 #define RRS_ISA_WARNINGS_PUSH
@@ -85,7 +84,17 @@
 #define RRS_PASTE3(a, b, c) RRS_PASTE3_(a, b, c)
 #define RRS_BASELINE_TAG RRS_PASTE3(RRS_TAG_SIMD, RRS_TAG_FMA, RRS_TAG_MATH)
 
-#define RRS_TYPES_BEGIN namespace rrs { inline namespace v0 {
-#define RRS_TYPES_END } }
-#define RRS_FUNCTIONS_BEGIN namespace rrs { inline namespace v0 { inline namespace RRS_BASELINE_TAG {
-#define RRS_FUNCTIONS_END } } }
+#define RRS_TYPES_BEGIN \
+  namespace rrs {       \
+  inline namespace v0 {
+#define RRS_TYPES_END \
+  }                   \
+  }
+#define RRS_FUNCTIONS_BEGIN \
+  namespace rrs {           \
+  inline namespace v0 {     \
+  inline namespace RRS_BASELINE_TAG {
+#define RRS_FUNCTIONS_END \
+  }                       \
+  }                       \
+  }

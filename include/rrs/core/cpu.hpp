@@ -54,8 +54,8 @@ RRS_FORCE_INLINE bool bit(std::uint32_t word, int index) noexcept { return (word
 }  // namespace detail
 
 inline CpuFeatures decode_features(const CpuidSnapshot& cpu) noexcept {
-  constexpr std::uint64_t kYmmState = 0x6;    // XMM and YMM saved
-  constexpr std::uint64_t kZmmState = 0xe6;   // and opmask, ZMM 0-15 high, ZMM 16-31
+  constexpr std::uint64_t kYmmState = 0x6;   // XMM and YMM saved
+  constexpr std::uint64_t kZmmState = 0xe6;  // and opmask, ZMM 0-15 high, ZMM 16-31
   CpuFeatures found = 0;
   const bool ymm = detail::bit(cpu.leaf1_ecx, 27) && (cpu.xcr0 & kYmmState) == kYmmState &&
                    detail::bit(cpu.leaf1_ecx, 28);

@@ -76,16 +76,15 @@ inline constexpr KernelTable kAvx512Table{"avx512",
                                           avx512::pack_kernels(kAvx2Table.pack),
                                           avx512::fused_kernels(kAvx2Table.fused),
                                           avx512::gemm_kernels(kAvx2Table.gemm)};
-inline constexpr KernelTable kAvx512VnniTable{
-    "avx512vnni",
-    Isa::kAvx512Vnni,
-    kRequiredAvx512Vnni,
-    kAvx512Table.rotate,
-    kAvx512Table.smooth,
-    kAvx512Table.quantize,
-    avx512vnni::pack_kernels(kAvx512Table.pack),
-    kAvx512Table.fused,
-    avx512vnni::gemm_kernels(kAvx512Table.gemm)};
+inline constexpr KernelTable kAvx512VnniTable{"avx512vnni",
+                                              Isa::kAvx512Vnni,
+                                              kRequiredAvx512Vnni,
+                                              kAvx512Table.rotate,
+                                              kAvx512Table.smooth,
+                                              kAvx512Table.quantize,
+                                              avx512vnni::pack_kernels(kAvx512Table.pack),
+                                              kAvx512Table.fused,
+                                              avx512vnni::gemm_kernels(kAvx512Table.gemm)};
 inline constexpr const KernelTable* kTables[kIsaCount] = {&kScalarTable, &kAvx2Table, &kAvx512Table,
                                                           &kAvx512VnniTable};
 #else

@@ -1,9 +1,9 @@
 // Executors: how the caller lends its threads. The library never creates one.
 //
-// An executor is any callable executor(n_tasks, task) that calls task(i) exactly once for every i in
-// [0, n_tasks), in any order, on any threads, and returns when all are done. `task` is a callable
-// taking std::int64_t; it is noexcept and lives until the executor returns.
-// Results never depend on the executor: each output element is computed by one task in one order.
+// An executor is any callable executor(n_tasks, task) that calls task(i) exactly once for every i
+// in [0, n_tasks), in any order, on any threads, and returns when all are done. `task` is a
+// callable taking std::int64_t; it is noexcept and lives until the executor returns. Results never
+// depend on the executor: each output element is computed by one task in one order.
 #pragma once
 
 #include <cstdint>

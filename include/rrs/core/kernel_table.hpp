@@ -1,13 +1,13 @@
 // KernelTable: the leaves of one ISA level, as data.
 //
-// Loops over M and N, tails and threads are written once, in the drivers; a leaf handles one row, one
-// group range or one tile. Each stage folder defines the scalar leaves and, per level, a constexpr
-// function that copies the lower level's struct and overrides what it does better. dispatch.hpp
-// puts the structs together.
+// Loops over M and N, tails and threads are written once, in the drivers; a leaf handles one row,
+// one group range or one tile. Each stage folder defines the scalar leaves and, per level, a
+// constexpr function that copies the lower level's struct and overrides what it does better.
+// dispatch.hpp puts the structs together.
 //
-// Contract of every leaf: noexcept, no allocation, same bits on every level (see the stage headers for
-// the written order). Pointers are valid, sizes are consistent: the public entry checked them. No
-// leaf reads or writes outside the ranges named here.
+// Contract of every leaf: noexcept, no allocation, same bits on every level (see the stage headers
+// for the written order). Pointers are valid, sizes are consistent: the public entry checked them.
+// No leaf reads or writes outside the ranges named here.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +24,8 @@ RRS_TYPES_BEGIN
 enum class Isa : std::uint8_t { kScalar = 0, kAvx2, kAvx512, kAvx512Vnni };
 inline constexpr int kIsaCount = 4;
 
-// ---- rotate: f32 -> f32, one row -----------------------------------------------------------------
+// ---- rotate: f32 -> f32, one row
+// -----------------------------------------------------------------
 struct RotateKernels {
   // Exact conversions to f32 of n contiguous elements.
   void (*f16_to_f32)(const f16* in, float* out, std::int64_t n) noexcept;
@@ -32,13 +33,15 @@ struct RotateKernels {
   // In place, n_blocks consecutive blocks of 2^log2_block values: butterflies with strides 1, 2, 4,
   // ... (a, b -> a + b, a - b), then every value times `scale`, once.
   void (*hadamard)(float* x, std::int64_t n_blocks, int log2_block, float scale) noexcept;
-  // out[i,c] = scale * sum_j coefficients[i,j] in[j,c]; i < outputs, j < order, c < columns, row-major
-  // and contiguous, no overlap. Sum over j ascending: c0*x0, then fma(c_j, x_j, sum); then * scale.
+  // out[i,c] = scale * sum_j coefficients[i,j] in[j,c]; i < outputs, j < order, c < columns,
+  // row-major and contiguous, no overlap. Sum over j ascending: c0*x0, then fma(c_j, x_j, sum);
+  // then * scale.
   void (*mix)(const float* in, float* out, std::int64_t columns, const float* coefficients,
               int outputs, int order, float scale) noexcept;
 };
 
-// ---- smooth: f32 -> extremes ---------------------------------------------------------------------
+// ---- smooth: f32 -> extremes
+// ---------------------------------------------------------------------
 struct SmoothKernels {
   // Per group: largest value or 0 in positive[g], largest magnitude of a negative value or 0 in
   // negative[g]. By integer comparison of the bits: a NaN or Inf in the group leaves a result whose
@@ -47,9 +50,11 @@ struct SmoothKernels {
                    float* negative) noexcept;
 };
 
-// ---- quantize: f32 -> codes ----------------------------------------------------------------------
+// ---- quantize: f32 -> codes
+// ----------------------------------------------------------------------
 struct QuantizeKernels {
-  // codes[k] = rint(clamp(x[k] * inverse[k / group], -qmax - 1, qmax)), half to even. Writes k codes.
+  // codes[k] = rint(clamp(x[k] * inverse[k / group], -qmax - 1, qmax)), half to even. Writes k
+  // codes.
   void (*quantize)(const float* x, std::int64_t k, int group, const float* inverse, int qmax,
                    std::int8_t* codes) noexcept;
   // sums[g] = sum of the codes of group g. group = kRowGroup: one group.
@@ -57,10 +62,12 @@ struct QuantizeKernels {
                     std::int32_t* sums) noexcept;
 };
 
-// ---- pack: row-major codes of one activation tile -> what the tile kernel of this level reads ----
+// ---- pack: row-major codes of one activation tile -> what the tile kernel of this level reads
+// ----
 struct PackKernels {
   // out[(k/4) * rows * 4 + row * 4 + k % 4] = codes[row * row_stride + k], k < k_padded (a multiple
-  // of 8; the caller zeroed the padding). A level may transform the codes of A4 (see its gemm file).
+  // of 8; the caller zeroed the padding). A level may transform the codes of A4 (see its gemm
+  // file).
   void (*codes_a4)(const std::int8_t* codes, std::int64_t row_stride, int rows,
                    std::int64_t k_padded, std::int8_t* out) noexcept;
   void (*codes_a8)(const std::int8_t* codes, std::int64_t row_stride, int rows,
@@ -70,7 +77,8 @@ struct PackKernels {
                  float* out) noexcept;
 };
 
-// ---- fused preparation of one row: rotate, extremes, scale, quantize, sums, in registers ---------
+// ---- fused preparation of one row: rotate, extremes, scale, quantize, sums, in registers
+// ---------
 struct FusedArgs {
   const float* x;        // [k]
   std::int64_t k;        // a multiple of block and of every group
@@ -81,10 +89,10 @@ struct FusedArgs {
   Range range;
   float clip;
   int qmax;
-  const float* signs;    // [k] of +-1, or null
-  std::int8_t* codes;    // [k]
-  float* scales;         // [k / group]
-  std::int32_t* sums;    // [k / inner_group]
+  const float* signs;  // [k] of +-1, or null
+  std::int8_t* codes;  // [k]
+  float* scales;       // [k / group]
+  std::int32_t* sums;  // [k / inner_group]
 };
 struct FusedKernels {
   // True when this level has a register path for these sizes (data pointers are not looked at).
@@ -94,7 +102,8 @@ struct FusedKernels {
   bool (*prepare_row)(const FusedArgs& args) noexcept;
 };
 
-// ---- gemm: one tile of rows x (panels * 16) outputs over all of K ---------------------------------
+// ---- gemm: one tile of rows x (panels * 16) outputs over all of K
+// ---------------------------------
 struct GemmTileArgs {
   int rows;                           // 1..max_rows
   int panels;                         // 1..max_panels, 16 outputs each
@@ -123,9 +132,9 @@ struct GemmKernel {
 };
 
 struct GemmKernels {
-  GemmKernel w4a4;   // activation bits 2..4
-  GemmKernel w4a8;   // 5..8
-  GemmKernel w8a8;   // 2..8
+  GemmKernel w4a4;  // activation bits 2..4
+  GemmKernel w4a8;  // 5..8
+  GemmKernel w8a8;  // 2..8
   GemmKernel w4a16;
   GemmKernel w8a16;
   // One row of results to memory: y = token_scale * acc (+ bias) (+ old y), see gemm/epilogue.hpp.
@@ -139,7 +148,7 @@ struct GemmKernels {
 };
 
 struct KernelTable {
-  const char* name;      // the value that RRS_ISA accepts
+  const char* name;  // the value that RRS_ISA accepts
   Isa isa;
   CpuFeatures required;  // every feature in the target strings of this level
   RotateKernels rotate;

@@ -155,9 +155,9 @@ void for_each(const Visitor& visit) {
 // The preset of that name (underscores or dashes), or a Status that names what was asked for.
 // `name` must outlive the Status.
 inline Result<Scheme> by_name(const char* name) {
-  Result<Scheme> found = Status{StatusCode::kInvalidArgument, "preset",
-                                "must be one of the names in presets::for_each", 0, 0,
-                                name == nullptr ? "" : name};
+  Result<Scheme> found = Status{
+      StatusCode::kInvalidArgument, "preset", "must be one of the names in presets::for_each", 0, 0,
+      name == nullptr ? "" : name};
   if (name == nullptr) return found;
   for_each([&](const NamedPreset& preset) {
     std::size_t i = 0;

@@ -2,12 +2,12 @@
 //
 //   Y[M,N] = X[M,K] W[N,K]^T + bias     M tokens, K inputs, N outputs
 //   x~ = (x / divisor) P H              P, divisor: LayerChannels (optional); H: Rotation
-//   s[b,g] = max |x~| over window b and group g, or, in window `one`, the signed scale of the range rule
-//   q[t,k] = clamp(rint(x~ r), -qmax-1, qmax),  r = 1 / (s a) rounded once, half to even
+//   s[b,g] = max |x~| over window b and group g, or, in window `one`, the signed scale of the range
+//   rule q[t,k] = clamp(rint(x~ r), -qmax-1, qmax),  r = 1 / (s a) rounded once, half to even
 //   Y[t,n] = a[t] sum_g s[b,g] v[n,g] sum_{k in g} q[t,k] p[n,k]
 //
-// from: presets.hpp or the user.  to: every stage.  Every field may be changed; validate() says what
-// does not exist.
+// from: presets.hpp or the user.  to: every stage.  Every field may be changed; validate() says
+// what does not exist.
 #pragma once
 
 #include <cstdint>
@@ -50,22 +50,23 @@ struct Window {
   std::int64_t rows = 0;  // only for kRows, >= 1
 };
 
-// Range rule for a set of values: e its value of largest magnitude (positive on a tie), o the largest
-// magnitude among values of the opposite sign.
+// Range rule for a set of values: e its value of largest magnitude (positive on a tie), o the
+// largest magnitude among values of the opposite sign.
 enum class Range : std::uint8_t {
   kSymmetric,  // scale = clip |e| / qmax
-  kFull,       // scale = -sign(e) clip max(|e| / (qmax + 1), |o| / qmax): the extreme becomes -qmax-1
+  kFull,  // scale = -sign(e) clip max(|e| / (qmax + 1), |o| / qmax): the extreme becomes -qmax-1
 };
 
 struct ActivationScheme {
-  int bits = 4;             // 2..8, or kActivationFloat
+  int bits = 4;  // 2..8, or kActivationFloat
   Window window;
-  int group = 32;           // 16, 32, 64, 128, 256 or kRowGroup
+  int group = 32;  // 16, 32, 64, 128, 256 or kRowGroup
   Range range = Range::kFull;
   float clip = 1.0f;        // (0, 1]
   bool token_scale = true;  // false: a[t] = clip / qmax (windows wider than one only)
   float floor = 0.0f;       // smoothing scales of wide windows are at least this (published: 1e-5)
-  bool exact_reference = false;  // groups formed by sorting channel maxima in every call (published)
+  bool exact_reference =
+      false;  // groups formed by sorting channel maxima in every call (published)
 };
 
 enum class WeightScale : std::uint8_t {
@@ -147,11 +148,10 @@ inline Status validate_activation(const ActivationScheme& a) noexcept {
                           256);
   }
   if (!(a.clip > 0.0f && a.clip <= 1.0f)) {
-    return invalid_scheme("activation.clip", "times 1000 must be in (0, 1000]",
-                          static_cast<std::int64_t>(a.clip > -1e9f && a.clip < 1e9f
-                                                        ? a.clip * 1000.0f
-                                                        : -1.0f),
-                          1000);
+    return invalid_scheme(
+        "activation.clip", "times 1000 must be in (0, 1000]",
+        static_cast<std::int64_t>(a.clip > -1e9f && a.clip < 1e9f ? a.clip * 1000.0f : -1.0f),
+        1000);
   }
   if (a.window.kind == WindowKind::kRows && a.window.rows < 1) {
     return invalid_scheme("activation.window.rows", "must be at least 1", a.window.rows, 1);
@@ -176,8 +176,8 @@ inline Status validate_exact_reference(const Scheme& s) noexcept {
                           s.weight.group, 0);
   }
   if (s.activation.bits == kActivationFloat) {
-    return invalid_scheme("activation.bits", "must be 2..8 with exact_reference",
-                          s.activation.bits, 8);
+    return invalid_scheme("activation.bits", "must be 2..8 with exact_reference", s.activation.bits,
+                          8);
   }
   return Status{};
 }
@@ -187,8 +187,12 @@ inline Status validate_exact_reference(const Scheme& s) noexcept {
 // Everything that can be said about a scheme without knowing the layer.
 inline Status validate(const Scheme& s) noexcept {
   if (s.simulated) {
-    return Status{StatusCode::kSimulatedOnly, "scheme.simulated",
-                  "has no integer GEMM: use reference/", 1, 0, nullptr};
+    return Status{StatusCode::kSimulatedOnly,
+                  "scheme.simulated",
+                  "has no integer GEMM: use reference/",
+                  1,
+                  0,
+                  nullptr};
   }
   if (Status status = detail::validate_rotation(s.rotation); !status) return status;
   if (Status status = detail::validate_activation(s.activation); !status) return status;
@@ -196,8 +200,8 @@ inline Status validate(const Scheme& s) noexcept {
     return invalid_scheme("weight.bits", "must be 4 or 8", s.weight.bits, 8);
   }
   if (!is_group_size(s.weight.group)) {
-    return invalid_scheme("weight.group", "must be 16, 32, 64, 128, 256 or 0 (row)",
-                          s.weight.group, 256);
+    return invalid_scheme("weight.group", "must be 16, 32, 64, 128, 256 or 0 (row)", s.weight.group,
+                          256);
   }
   return detail::validate_exact_reference(s);
 }

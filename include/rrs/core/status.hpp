@@ -15,14 +15,14 @@ RRS_TYPES_BEGIN
 
 enum class StatusCode : std::uint8_t {
   kOk = 0,
-  kInvalidArgument,   // null view, short stride, mismatched shape, overlap, ...
-  kInvalidScheme,     // a field of Scheme has a value that does not exist
+  kInvalidArgument,  // null view, short stride, mismatched shape, overlap, ...
+  kInvalidScheme,    // a field of Scheme has a value that does not exist
   kWorkspaceTooSmall,
   kOutOfMemory,
-  kUnsupportedIsa,    // RRS_ISA or a per-call level is unknown, or this CPU lacks it
-  kCorruptData,       // a serialized weight that does not verify
-  kNonFinite,         // a row held NaN or Inf (value = its index): its output row is NaN
-  kSimulatedOnly,     // the scheme has no integer GEMM; it lives in reference/
+  kUnsupportedIsa,  // RRS_ISA or a per-call level is unknown, or this CPU lacks it
+  kCorruptData,     // a serialized weight that does not verify
+  kNonFinite,       // a row held NaN or Inf (value = its index): its output row is NaN
+  kSimulatedOnly,   // the scheme has no integer GEMM; it lives in reference/
 };
 
 // Name of a code, for messages.
@@ -66,8 +66,8 @@ struct [[nodiscard]] Status {
 template <class T>
 class [[nodiscard]] Result {
  public:
-  RRS_MEMBER Result(T value) : value_(std::move(value)) {}      // NOLINT: implicit by design
-  RRS_MEMBER Result(Status status) : status_(status) {}         // NOLINT: implicit by design
+  RRS_MEMBER Result(T value) : value_(std::move(value)) {}  // NOLINT: implicit by design
+  RRS_MEMBER Result(Status status) : status_(status) {}     // NOLINT: implicit by design
 
   RRS_MEMBER bool ok() const noexcept { return value_.has_value(); }
   RRS_MEMBER explicit operator bool() const noexcept { return ok(); }

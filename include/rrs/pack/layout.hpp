@@ -2,7 +2,8 @@
 //
 // Weights, one layout for all ISAs (format version 1). A panel is 16 consecutive outputs; N is
 // padded to whole panels and K to a multiple of 8 with weight code 0.
-//   W4: u4 = code + 8. For each 8 inputs, 64 bytes: byte (n*4 + j), n = 0..15, j = 0..3, holds input
+//   W4: u4 = code + 8. For each 8 inputs, 64 bytes: byte (n*4 + j), n = 0..15, j = 0..3, holds
+//   input
 //       k0+j in its low nibble and input k0+4+j in its high nibble.
 //   W8: u8 = code + 128. For each 4 inputs, 64 bytes: byte (n*4 + j) holds input k0+j.
 //   Scales: f16 [panel][group][16]; outputs beyond N have scale 0.

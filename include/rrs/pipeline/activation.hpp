@@ -1,11 +1,11 @@
 // smooth_rotate_quantize: activations of one call, rotated, smoothed, quantized and packed.
 //
-//   X f32|f16|bf16 --divide, permute--> --rotate--> x~ --smooth, quantize--> codes, s, a --pack--> tiles
-//   s[b,g], a[t], q[t,k]: see core/scheme.hpp
+//   X f32|f16|bf16 --divide, permute--> --rotate--> x~ --smooth, quantize--> codes, s, a --pack-->
+//   tiles s[b,g], a[t], q[t,k]: see core/scheme.hpp
 //
 // from: the engine's activations.  to: gemm (pipeline/linear.hpp), for any number of weights.
-// Window one, frozen and 16-bit activations: one executor call, each task prepares whole tiles, a row
-// at a time while it is in L1 (in registers where the level has a fused kernel for the scheme).
+// Window one, frozen and 16-bit activations: one executor call, each task prepares whole tiles, a
+// row at a time while it is in L1 (in registers where the level has a fused kernel for the scheme).
 // Windows wider than one need maxima over rows first: rotated rows are kept in the workspace, and
 // there are two executor calls.
 // Papers: RRS (Rotated Runtime Smooth, 2024), QuaRot (2024), SmoothQuant (2023).
@@ -57,8 +57,8 @@ inline Status validate_positive(const float* v, std::int64_t count, const char* 
   for (std::int64_t i = 0; v != nullptr && i < count; ++i) {
     const std::uint32_t bits = float_bits(v[i]);
     if (bits == 0 || bits >= 0x7f800000u) {  // also catches every negative value, and -0
-      return invalid_argument(name, "must be finite and > 0 (value: index of the first that is not)",
-                              i, count);
+      return invalid_argument(
+          name, "must be finite and > 0 (value: index of the first that is not)", i, count);
     }
   }
   return Status{};
@@ -105,8 +105,9 @@ inline Status workspace_status(const internal::WorkspacePlan& plan, const Worksp
                             plan.bytes, INT64_MAX);
   }
   if (static_cast<std::uint64_t>(plan.bytes) <= ws.bytes()) return Status{};
-  return Status{StatusCode::kWorkspaceTooSmall, "workspace", "must hold workspace_bytes(M, K, scheme)",
-                static_cast<std::int64_t>(ws.bytes()), plan.bytes, nullptr};
+  return Status{
+      StatusCode::kWorkspaceTooSmall,        "workspace", "must hold workspace_bytes(M, K, scheme)",
+      static_cast<std::int64_t>(ws.bytes()), plan.bytes,  nullptr};
 }
 
 // True when the level's fused kernel covers the scheme and K.
@@ -158,8 +159,8 @@ inline void permute_row(const float* in, const std::int32_t* permutation, std::i
 }
 
 // Phase one of wide windows: x~ of row t in the workspace.
-inline void rotate_window_row(const internal::ActivationJob& job, const internal::ActivationSlot& slot,
-                              std::int64_t t) noexcept {
+inline void rotate_window_row(const internal::ActivationJob& job,
+                              const internal::ActivationSlot& slot, std::int64_t t) noexcept {
   float* row = job.at<float>(job.plan.rotated) + t * job.plan.k_padded;
   const std::int32_t* permutation = job.options->channels.group_permutation;
   if (permutation == nullptr) {
@@ -288,8 +289,8 @@ inline PreparedActivation describe_activation(const internal::ActivationJob& job
 
 // The call after its arguments have been found good; `job` holds everything but its atomics.
 template <class Executor>
-Status prepare_activation(internal::ActivationJob& job, const Workspace& ws, PreparedActivation& out,
-                          const Executor& executor) noexcept {
+Status prepare_activation(internal::ActivationJob& job, const Workspace& ws,
+                          PreparedActivation& out, const Executor& executor) noexcept {
   const std::int64_t tasks = job.plan.tasks;
   std::atomic<std::uint64_t> free_slots{tasks >= 64 ? ~std::uint64_t{0}
                                                     : (std::uint64_t{1} << tasks) - 1};
@@ -308,8 +309,9 @@ Status prepare_activation(internal::ActivationJob& job, const Workspace& ws, Pre
   result.first_non_finite = first_non_finite.load();
   out = result;
   if (result.first_non_finite < 0) return Status{};
-  return Status{StatusCode::kNonFinite, "X", "holds NaN or Inf in this row (its output is NaN)",
-                result.first_non_finite, job.x.rows, nullptr};
+  return Status{
+      StatusCode::kNonFinite,  "X",        "holds NaN or Inf in this row (its output is NaN)",
+      result.first_non_finite, job.x.rows, nullptr};
 }
 
 }  // namespace detail
@@ -319,8 +321,8 @@ Status prepare_activation(internal::ActivationJob& job, const Workspace& ws, Pre
 // workspace: at least workspace_bytes(M, K, scheme[, N]) bytes; `out` points into it.
 // options:   channels (must be those of the weight), sequence_starts, isa.
 // Returns kNonFinite with the first row that holds NaN or Inf (or overflows in the rotation): all
-//   other rows are as if that row were absent, and `out` is good to use; its output row will be NaN.
-//   Any other error leaves `out` untouched (the workspace's contents are unspecified).
+//   other rows are as if that row were absent, and `out` is good to use; its output row will be
+//   NaN. Any other error leaves `out` untouched (the workspace's contents are unspecified).
 // Threading: calls `executor` once or twice; results do not depend on it.
 // Cost: about log2(block) + 8 operations per element; see bench_layer for the share of a layer.
 template <class T, class Executor = SerialExecutor>

@@ -27,15 +27,15 @@ namespace internal {
 
 // Scratch of one task.
 struct ActivationSlot {
-  float* row;           // [k_padded]
-  float* spare;         // [k_padded]: the row before a permutation
-  float* rotate;        // rotation scratch
-  std::byte* codes;     // [kMaxTileRows][code_stride] int8 or f32
-  float* positive;      // [groups]
-  float* negative;      // [groups]
-  float* inverse;       // [groups]
-  float* scales;        // [kMaxTileRows][groups]
-  std::int32_t* sums;   // [kMaxTileRows][inner groups]
+  float* row;          // [k_padded]
+  float* spare;        // [k_padded]: the row before a permutation
+  float* rotate;       // rotation scratch
+  std::byte* codes;    // [kMaxTileRows][code_stride] int8 or f32
+  float* positive;     // [groups]
+  float* negative;     // [groups]
+  float* inverse;      // [groups]
+  float* scales;       // [kMaxTileRows][groups]
+  std::int32_t* sums;  // [kMaxTileRows][inner groups]
 };
 
 // What all tasks of a call share.
@@ -112,26 +112,29 @@ inline void note_non_finite(const internal::ActivationJob& job, std::int64_t row
 }
 
 // Row t of X, converted, divided and permuted, into slot.row; not rotated.
-inline void load_activation_row(const internal::ActivationJob& job, const internal::ActivationSlot& slot,
-                                std::int64_t t, float* row) noexcept {
+inline void load_activation_row(const internal::ActivationJob& job,
+                                const internal::ActivationSlot& slot, std::int64_t t,
+                                float* row) noexcept {
   load_row(*job.table, job.x, t, job.options->channels, ChannelUse::kActivation, row, slot.spare);
 }
 
 // x~ of row t into `row`.
-inline void load_rotated_row(const internal::ActivationJob& job, const internal::ActivationSlot& slot, std::int64_t t,
+inline void load_rotated_row(const internal::ActivationJob& job,
+                             const internal::ActivationSlot& slot, std::int64_t t,
                              float* row) noexcept {
   load_activation_row(job, slot, t, row);
   rotate_row(*job.table, job.rotation, row, slot.rotate);
 }
 
-inline Extremes row_extremes(const internal::ActivationJob& job, const internal::ActivationSlot& slot,
-                             const float* row) noexcept {
+inline Extremes row_extremes(const internal::ActivationJob& job,
+                             const internal::ActivationSlot& slot, const float* row) noexcept {
   job.table->smooth.extremes(row, job.x.cols, job.scheme->activation.group, slot.positive,
                              slot.negative);
   return Extremes{slot.positive, slot.negative, job.plan.activation_groups};
 }
 
-inline QuantizeRowArgs quantize_args(const internal::ActivationJob& job, const internal::ActivationSlot& slot,
+inline QuantizeRowArgs quantize_args(const internal::ActivationJob& job,
+                                     const internal::ActivationSlot& slot,
                                      int row_in_tile) noexcept {
   const ActivationScheme& a = job.scheme->activation;
   QuantizeRowArgs args;
@@ -171,8 +174,8 @@ inline FusedArgs fused_args(const internal::ActivationJob& job, const QuantizeRo
 }
 
 // The row as f32 without a copy where X already is that.
-inline const float* plain_row(const internal::ActivationJob& job, const internal::ActivationSlot& slot,
-                              std::int64_t t) noexcept {
+inline const float* plain_row(const internal::ActivationJob& job,
+                              const internal::ActivationSlot& slot, std::int64_t t) noexcept {
   const LayerChannels& c = job.options->channels;
   if (job.x.type == ElementType::kF32 && c.input_permutation == nullptr && c.divisor == nullptr) {
     return reinterpret_cast<const float*>(job.x.row(t));
@@ -182,8 +185,9 @@ inline const float* plain_row(const internal::ActivationJob& job, const internal
 }
 
 // Row t of window one or frozen: everything at once. False for a non-finite row.
-inline bool quantize_independent_row(const internal::ActivationJob& job, const internal::ActivationSlot& slot,
-                                     std::int64_t t, int row_in_tile) noexcept {
+inline bool quantize_independent_row(const internal::ActivationJob& job,
+                                     const internal::ActivationSlot& slot, std::int64_t t,
+                                     int row_in_tile) noexcept {
   QuantizeRowArgs args = quantize_args(job, slot, row_in_tile);
   if (job.fused) {
     job.token_scales[t] = 1.0f;
@@ -200,20 +204,21 @@ inline bool quantize_independent_row(const internal::ActivationJob& job, const i
 }
 
 // Row t of a wide window: rotated and measured in an earlier phase.
-inline bool quantize_window_row(const internal::ActivationJob& job, const internal::ActivationSlot& slot,
-                                std::int64_t t, int row_in_tile) noexcept {
+inline bool quantize_window_row(const internal::ActivationJob& job,
+                                const internal::ActivationSlot& slot, std::int64_t t,
+                                int row_in_tile) noexcept {
   const internal::WorkspacePlan& p = job.plan;
   QuantizeRowArgs args = quantize_args(job, slot, row_in_tile);
   args.x = job.at<float>(p.rotated) + t * p.k_padded;
-  args.extremes = Extremes{job.at<float>(p.positive), job.at<float>(p.negative),
-                           p.activation_groups}.row(t);
+  args.extremes =
+      Extremes{job.at<float>(p.positive), job.at<float>(p.negative), p.activation_groups}.row(t);
   args.window_scales = job.at<float>(p.window_scales) + t * p.activation_groups;
   return quantize_row(job.table->quantize, args, &job.token_scales[t]);
 }
 
 // Row t at 16 bits: rotated floats; a non-finite row becomes zeros with a NaN token scale.
-inline bool float_row(const internal::ActivationJob& job, const internal::ActivationSlot& slot, std::int64_t t,
-                      int row_in_tile) noexcept {
+inline bool float_row(const internal::ActivationJob& job, const internal::ActivationSlot& slot,
+                      std::int64_t t, int row_in_tile) noexcept {
   float* row = reinterpret_cast<float*>(slot.codes) + row_in_tile * job.plan.code_stride;
   load_rotated_row(job, slot, t, row);
   job.table->smooth.extremes(row, job.x.cols, kRowGroup, slot.positive, slot.negative);
@@ -234,8 +239,8 @@ void transpose_groups(const T* in, int rows, std::int64_t groups, T* out) noexce
 }
 
 // The slot's rows, packed as tile rows [first, first + rows).
-inline void pack_tile(const internal::ActivationJob& job, const internal::ActivationSlot& slot, std::int64_t first,
-                      int rows) noexcept {
+inline void pack_tile(const internal::ActivationJob& job, const internal::ActivationSlot& slot,
+                      std::int64_t first, int rows) noexcept {
   const internal::WorkspacePlan& p = job.plan;
   if (job.out->is_float()) {
     job.table->pack.floats(reinterpret_cast<const float*>(slot.codes), p.code_stride, rows,
@@ -252,8 +257,8 @@ inline void pack_tile(const internal::ActivationJob& job, const internal::Activa
 }
 
 // Rows [first, first + rows) of the call, quantized and packed as one tile.
-inline void prepare_tile(const internal::ActivationJob& job, const internal::ActivationSlot& slot, std::int64_t first,
-                         int rows) noexcept {
+inline void prepare_tile(const internal::ActivationJob& job, const internal::ActivationSlot& slot,
+                         std::int64_t first, int rows) noexcept {
   for (int r = 0; r < rows; ++r) {
     const std::int64_t t = first + r;
     const bool finite = job.out->is_float() ? float_row(job, slot, t, r)

@@ -14,15 +14,15 @@
 RRS_TYPES_BEGIN
 
 struct Explanation {
-  Status status;           // not ok: the call would fail like this, the rest is empty
-  const char* isa = "";    // level
-  const char* kernel = ""; // GEMM kernel
-  int tile_rows = 0;       // rows of its largest tile
+  Status status;            // not ok: the call would fail like this, the rest is empty
+  const char* isa = "";     // level
+  const char* kernel = "";  // GEMM kernel
+  int tile_rows = 0;        // rows of its largest tile
   int tile_outputs = 0;
   std::int64_t row_tiles = 0;  // tiles that M rows are cut into
-  bool fused = false;      // activation rows are prepared in registers
-  std::string reason;      // why this level and kernel
-  std::string rotation;    // what the rotation does and costs
+  bool fused = false;          // activation rows are prepared in registers
+  std::string reason;          // why this level and kernel
+  std::string rotation;        // what the rotation does and costs
 
   // All of it in a few lines.
   std::string to_string() const {

@@ -46,9 +46,9 @@ inline Status validate_weight(const WeightView& w) noexcept {
     return invalid_argument("W.panels", "and W.scales must not be null", 0, 1);
   }
   if (reinterpret_cast<std::uintptr_t>(w.panels) % 64 != 0) {
-    return invalid_argument("W.panels", "must be 64-byte aligned (found: address modulo 64)",
-                            static_cast<std::int64_t>(
-                                reinterpret_cast<std::uintptr_t>(w.panels) % 64), 0);
+    return invalid_argument(
+        "W.panels", "must be 64-byte aligned (found: address modulo 64)",
+        static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(w.panels) % 64), 0);
   }
   if (w.panel_bytes != panel_bytes(w.k, w.scheme.weight.bits)) {
     return invalid_argument("W.panel_bytes", "must be panel_bytes(K, bits)", w.panel_bytes,
@@ -110,9 +110,12 @@ inline Status validate_repack(const PreparedActivation& a, const WeightView& w) 
   if (!a.scheme.activation.exact_reference) return Status{};
   const std::int64_t needed = panel_count(w.n) * w.panel_bytes;
   if (a.repack_bytes >= needed) return Status{};
-  return Status{StatusCode::kWorkspaceTooSmall, "workspace",
+  return Status{StatusCode::kWorkspaceTooSmall,
+                "workspace",
                 "must hold workspace_bytes(M, K, scheme, N) for exact_reference (found: the rest)",
-                a.repack_bytes, needed, nullptr};
+                a.repack_bytes,
+                needed,
+                nullptr};
 }
 
 // Inner groups per group of size `group`.
@@ -142,8 +145,8 @@ inline GemmProblem make_problem(const PreparedActivation& a, const WeightView& w
     p.inner_per_activation = inner_per(a.scheme.activation.group, p.inner_group, a.inner_groups);
     p.activation_groups = a.activation_groups;
   }
-  p.output = GemmOutput{const_cast<void*>(y.data), y.type, y.row_stride, options.bias,
-                        options.accumulate};
+  p.output =
+      GemmOutput{const_cast<void*>(y.data), y.type, y.row_stride, options.bias, options.accumulate};
   return p;
 }
 
@@ -235,8 +238,8 @@ Status gemm(const PreparedActivation& activation, const WeightView& w, const Mat
 
 // Both steps: Y = linear(X) under the weight's scheme.
 //
-// workspace: workspace_bytes(M, K, w.scheme, N). Returns kNonFinite (with Y computed, NaN in that row)
-// or the first error, with Y untouched. Y must not overlap X.
+// workspace: workspace_bytes(M, K, w.scheme, N). Returns kNonFinite (with Y computed, NaN in that
+// row) or the first error, with Y untouched. Y must not overlap X.
 template <class TX, class TY, class Executor = SerialExecutor>
 Status linear(const MatrixView<TX>& X, const WeightView& w, const MatrixView<TY>& Y,
               Workspace& workspace, const Executor& executor = Executor{},
@@ -253,8 +256,8 @@ Status linear(const MatrixView<TX>& X, const WeightView& w, const MatrixView<TY>
     return invalid_argument("Y.data", "must not overlap X", 1, 0);
   }
   PreparedActivation activation;
-  const Status prepared = smooth_rotate_quantize(X, w.scheme, workspace, activation, executor,
-                                                 activation_options);
+  const Status prepared =
+      smooth_rotate_quantize(X, w.scheme, workspace, activation, executor, activation_options);
   if (!prepared.ok() && prepared.code != StatusCode::kNonFinite) return prepared;
   if (Status status = gemm(activation, w, Y, executor, options); !status) return status;
   return prepared;

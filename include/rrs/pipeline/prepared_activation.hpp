@@ -1,8 +1,8 @@
 // PreparedActivation: quantized, packed activations of one call, inside a Workspace.
 //
 // from: pipeline/activation.hpp (smooth_rotate_quantize).  to: pipeline/linear.hpp (gemm).
-// One preparation serves every weight with the same scheme and LayerChannels: q, k and v, or gate and
-// up. Valid until its workspace is used again; may be read by any number of threads at once
+// One preparation serves every weight with the same scheme and LayerChannels: q, k and v, or gate
+// and up. Valid until its workspace is used again; may be read by any number of threads at once
 // (exception: exact_reference repacks weights into the workspace inside gemm).
 // Layout of tiles: pack/layout.hpp. With exact_reference each sequence is a segment with a channel
 // permutation and tiles of its own; otherwise there is one segment.
@@ -43,10 +43,10 @@ struct PreparedActivation {
   const KernelTable* table = nullptr;  // the level that packed it, hence the one gemm uses
   std::int64_t activation_groups = 0;
   std::int64_t inner_groups = 0;
-  const void* codes = nullptr;         // int8, or f32 when activation.bits is 16
-  const float* scales = nullptr;       // s, tile by tile [group][rows]; null at 16 bits
-  const std::int32_t* sums = nullptr;  // code sums, tile by tile [inner group][rows]
-  const float* token_scales = nullptr;  // a [m]; quiet NaN marks a non-finite row
+  const void* codes = nullptr;                  // int8, or f32 when activation.bits is 16
+  const float* scales = nullptr;                // s, tile by tile [group][rows]; null at 16 bits
+  const std::int32_t* sums = nullptr;           // code sums, tile by tile [inner group][rows]
+  const float* token_scales = nullptr;          // a [m]; quiet NaN marks a non-finite row
   const ActivationSegment* segments = nullptr;  // null: one segment, all rows
   std::int64_t segment_count = 1;
   std::uint64_t channels_fingerprint = 0;

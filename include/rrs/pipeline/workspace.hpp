@@ -1,11 +1,11 @@
 // Workspace: the caller's memory for one concurrent call, and the plan of what lies where in it.
 //
 // Nothing on the hot path allocates: prepared activations, rotation tables and per-task scratch all
-// live here. One workspace per concurrent call; reuse it for any number of calls that fit. A prepared
-// activation stays valid until its workspace is used again.
+// live here. One workspace per concurrent call; reuse it for any number of calls that fit. A
+// prepared activation stays valid until its workspace is used again.
 //
-// Bytes, roughly: M * K for codes (4 M K for 16-bit activations and for windows wider than one), plus
-// about 80 K per task (320 K at 16 bits), at most min(64, M / 16) tasks.
+// Bytes, roughly: M * K for codes (4 M K for 16-bit activations and for windows wider than one),
+// plus about 80 K per task (320 K at 16 bits), at most min(64, M / 16) tasks.
 #pragma once
 
 #include <cstddef>
@@ -59,8 +59,8 @@ inline constexpr std::int64_t kMaxTasks = 64;
 struct WorkspacePlan {
   bool ok = false;  // false: a size overflowed
   std::int64_t k_padded = 0;
-  // Elements between the rows of codes in a slot: 64 bytes more than a row, since rows a power of two
-  // apart would fall into the same cache set, and packing walks down all rows of a tile.
+  // Elements between the rows of codes in a slot: 64 bytes more than a row, since rows a power of
+  // two apart would fall into the same cache set, and packing walks down all rows of a tile.
   std::int64_t code_stride = 0;
   std::int64_t activation_groups = 0;
   std::int64_t inner_groups = 0;
@@ -98,9 +98,8 @@ struct RangeAllocator {
 };
 
 RRS_FORCE_INLINE bool is_wide(const Scheme& s) noexcept {
-  return s.activation.bits != kActivationFloat &&
-         (s.activation.window.kind == WindowKind::kWhole ||
-          s.activation.window.kind == WindowKind::kRows);
+  return s.activation.bits != kActivationFloat && (s.activation.window.kind == WindowKind::kWhole ||
+                                                   s.activation.window.kind == WindowKind::kRows);
 }
 
 inline void plan_slot(const Scheme& s, std::int64_t k, const RotationPlan& rotation,
@@ -118,8 +117,9 @@ inline void plan_slot(const Scheme& s, std::int64_t k, const RotationPlan& rotat
 }
 
 // m rows, k inputs; n outputs matter only for exact_reference. The scheme must be valid for k.
-inline internal::WorkspacePlan plan_workspace(std::int64_t m, std::int64_t k, std::int64_t n, const Scheme& s,
-                                    const RotationPlan& rotation) noexcept {
+inline internal::WorkspacePlan plan_workspace(std::int64_t m, std::int64_t k, std::int64_t n,
+                                              const Scheme& s,
+                                              const RotationPlan& rotation) noexcept {
   const bool quantized = s.activation.bits != kActivationFloat;
   const bool wide = is_wide(s);
   const bool exact = s.activation.exact_reference;

@@ -105,7 +105,7 @@ inline int best_clip(const float* w, std::int64_t n, float base, const GroupExtr
   c.down = float_from_bits((254u - exponent) << 23);
   c.high = static_cast<float>(max_code(bits));
   c.low = -c.high - 1.0f;
-  double best = std::numeric_limits<double>::max();
+  double best = (std::numeric_limits<double>::max)();
   int best_step = 0;
   for (int i = 0; i < kClipSteps; ++i) {
     const float v = to_f32(to_f16(clip_step(i) * base));

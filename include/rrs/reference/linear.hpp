@@ -1,10 +1,11 @@
-// Oracle of a whole layer: what the activation lane stores, dequantized, and the exact product with the
-// packed weight. Plain loops in double, one stage after the other; no dispatch.
+// Oracle of a whole layer: what the activation lane stores, dequantized, and the exact product with
+// the packed weight. Plain loops in double, one stage after the other; no dispatch.
 //
 //   x^[t,k] = a[t] s[b,g] q[t,k]       Y[t,n] = sum_k x^[t,k] w^[n,k]
 //
-// from: tests, accuracy programs.  to: comparison with pipeline/linear.hpp. The integer path differs
-// where a code lies within rounding of a tie (one step, rare) and by f32 rounding elsewhere.
+// from: tests, accuracy programs.  to: comparison with pipeline/linear.hpp. The integer path
+// differs where a code lies within rounding of a tie (one step, rare) and by f32 rounding
+// elsewhere.
 #pragma once
 
 #include <cstdint>
@@ -51,8 +52,7 @@ inline std::vector<float> rotated_rows(const float* x, std::int64_t m, std::int6
 
 // Dequantized rows of one window.
 inline std::vector<double> dequantized_window(const float* x, std::int64_t rows, std::int64_t k,
-                                              const Scheme& scheme,
-                                              const LayerChannels& channels) {
+                                              const Scheme& scheme, const LayerChannels& channels) {
   const ActivationScheme& a = scheme.activation;
   if (a.bits == kActivationFloat) return std::vector<double>(x, x + rows * k);
   if (a.exact_reference) {
@@ -68,7 +68,8 @@ inline std::vector<double> dequantized_window(const float* x, std::int64_t rows,
   const std::int64_t step = a.group == kRowGroup ? k : a.group;
   std::vector<double> out;
   for (std::int64_t t = 0; t < rows; ++t) {
-    const QuantizedRow row = quantize_row(x + t * k, k, a, a.group, scales.empty() ? nullptr : &scales);
+    const QuantizedRow row =
+        quantize_row(x + t * k, k, a, a.group, scales.empty() ? nullptr : &scales);
     for (std::int64_t i = 0; i < k; ++i) {
       out.push_back(row.token_scale * row.scales[static_cast<std::size_t>(i / step)] *
                     row.codes[static_cast<std::size_t>(i)]);
@@ -90,8 +91,8 @@ inline std::vector<double> dequantized_activations(const float* x, std::int64_t 
   std::int64_t first = 0;
   while (first < m) {
     std::int64_t last = first + 1;
-    while (last < m && number[static_cast<std::size_t>(last)] ==
-                           number[static_cast<std::size_t>(first)]) {
+    while (last < m &&
+           number[static_cast<std::size_t>(last)] == number[static_cast<std::size_t>(first)]) {
       ++last;
     }
     const std::vector<double> part =
