@@ -19,6 +19,7 @@
 #include "rrs/quantize/quantize.hpp"
 #include "rrs/pack/layout.hpp"
 #include "rrs/gemm/gemm.hpp"
+#include "rrs/kv_cache/kv_cache.hpp"
 #include "rrs/pipeline/weight.hpp"
 #include "rrs/pipeline/workspace.hpp"
 #include "rrs/pipeline/activation.hpp"
