@@ -58,6 +58,9 @@ void expect_refused(const char* argument, StatusCode code, const Spoil& spoil) {
   EXPECT_TRUE(call.untouched()) << argument;
 }
 
+std::vector<float> run(const rrs::PreparedWeight& w, const std::vector<float>& x, std::int64_t m,
+                       Status* status);
+
 TEST(BadInput, GoodCallIsGood) {
   Call call;
   EXPECT_TRUE(call.run().ok());
@@ -96,6 +99,67 @@ TEST(BadInput, OverlapWithWeightOrWorkspace) {
       "X.data");
 }
 
+// linear finds every overlap before it writes a byte.
+TEST(BadInput, LinearChecksOverlapsBeforeItWrites) {
+  {
+    Call call;
+    std::memset(call.ws.data(), 0x11, call.ws.bytes());
+    const std::vector<std::byte> before(call.ws.data(), call.ws.data() + call.ws.bytes());
+    call.Y.data = reinterpret_cast<float*>(call.ws.data());
+    EXPECT_STREQ(call.run().argument, "Y.data");
+    EXPECT_EQ(std::memcmp(before.data(), call.ws.data(), before.size()), 0);
+  }
+  {
+    Call call;
+    auto* panels = const_cast<std::uint8_t*>(call.weight.view().panels);
+    const std::vector<std::uint8_t> before(panels, panels + call.weight.view().panel_bytes);
+    call.ws = rrs::Workspace(panels, 1 << 20);
+    EXPECT_STREQ(call.run().argument, "workspace");
+    EXPECT_EQ(std::memcmp(before.data(), panels, before.size()), 0);
+  }
+  expect_refused("Y.data", StatusCode::kInvalidArgument,
+                 [](Call& c) { c.gemm.bias = c.y.data() + 99; });
+}
+
+TEST(BadInput, SizesThatWouldWrap) {
+  const rrs::Scheme s = rrs::presets::rrs();
+  EXPECT_EQ(rrs::workspace_bytes(1, INT64_MAX, s), 0u);
+  EXPECT_EQ(rrs::workspace_bytes(INT64_MAX, 64, s), 0u);
+  EXPECT_EQ(rrs::rotate_workspace_bytes(1, INT64_MAX, s.rotation), 0u);
+  EXPECT_FALSE(rrs::explain(s, 1, 1, INT64_MAX).status.ok());
+  EXPECT_TRUE(rrs::explain(s, INT64_MAX, 1, 64).status.ok());
+  rrs::Workspace ws(64);
+  rrs::PreparedActivation a;
+  const MatrixView<const float> wide(nullptr, 0, INT64_MAX);
+  EXPECT_STREQ(rrs::smooth_rotate_quantize(wide, s, ws, a).argument, "K");
+}
+
+// With offsets the integer sum runs over 0..255: the bound on K is tighter than without.
+TEST(BadInput, EightBitOffsetsBoundK) {
+  const std::int64_t limit = INT32_MAX / (255 * 128);
+  for (const std::int64_t k : {limit, limit + 1}) {
+    std::vector<std::uint8_t> codes(static_cast<std::size_t>(k), 255), zero(1, 0);
+    std::vector<float> scale(1, 1.0f), x(codes.size(), 1.0f);
+    rrs::CodesOptions options;
+    options.bits = 8;
+    options.group = rrs::kRowGroup;
+    options.activation = rrs::presets::smoothquant_w8a8().activation;
+    options.zero_points = MatrixView<const std::uint8_t>(zero.data(), 1, 1);
+    const auto w = rrs::weight_from_codes(MatrixView<const std::uint8_t>(codes.data(), 1, k),
+                                          MatrixView<const float>(scale.data(), 1, 1), options);
+    ASSERT_EQ(w.ok(), k == limit) << w.status().message();
+    if (!w.ok()) {
+      EXPECT_EQ(w.status().limit, limit);
+      continue;
+    }
+    rrs_test::each_isa([&](const rrs::KernelTable&) {
+      Status status;
+      const std::vector<float> y = run(*w, x, 1, &status);
+      EXPECT_NEAR(static_cast<double>(y[0]), 255.0 * static_cast<double>(k), 0.01 * 255 * 65793);
+    });
+  }
+}
+
 TEST(BadInput, Workspace) {
   expect_refused("workspace", StatusCode::kWorkspaceTooSmall,
                  [](Call& c) { c.ws = rrs::Workspace(rrs::workspace_bytes(5, 64, c.scheme) - 1); });
@@ -124,6 +188,11 @@ TEST(BadInput, WorkspaceThatIsExactlyEnoughIsEnoughForEveryScheme) {
     for (const unsigned char* p = base + bytes; p < memory.data() + memory.size(); ++p) {
       ASSERT_EQ(*p, 0xa5) << named.name << " wrote beyond its workspace";
     }
+    // One byte less is refused.
+    rrs::Workspace small(base, bytes - 1);
+    EXPECT_EQ(rrs::linear(d.X(), w.view(), MatrixView<float>(y.data(), 21, 20), small).code,
+              StatusCode::kWorkspaceTooSmall)
+        << named.name;
     ++cases;
   }
   EXPECT_GE(cases, 27);
@@ -207,7 +276,7 @@ TEST(BadInput, WeightViews) {
   refused("W.panel_bytes", [](rrs::WeightView& w) { w.panel_bytes -= 64; });
   refused("W.groups", [](rrs::WeightView& w) { w.groups = 1; });
   refused("X.cols", [](rrs::WeightView& w) { w.k = 65; });
-  refused("Y.cols", [](rrs::WeightView& w) { w.n = -1; });
+  refused("W.n", [](rrs::WeightView& w) { w.n = -1; });
   refused("weight.bits", [](rrs::WeightView& w) { w.scheme.weight.bits = 5; });
   refused("activation.group", [](rrs::WeightView& w) { w.scheme.activation.group = 33; });
 }

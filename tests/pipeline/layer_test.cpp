@@ -134,34 +134,39 @@ TEST(Layer, TwoSequencesInOneCallEqualTwoCalls) {
   EXPECT_EQ(static_cast<std::size_t>(cases), rrs_test::integer_schemes().size() * 4);
 }
 
-// f16 and bf16 inputs equal the f32 input of the same values; stride and alignment do not matter.
-TEST(Layer, ElementTypeStrideAndAlignmentOfXDoNotMatter) {
+// X as f16 or bf16, at an odd stride, equals the f32 input of the same values.
+template <class T>
+void expect_same_as_f32(T (*convert)(float)) {
   const LayerData d = make_layer(9, 33, 200, 21);
-  std::vector<rrs::f16> half(static_cast<std::size_t>(d.m * d.k));
-  std::vector<float> exact(half.size());
-  for (std::size_t i = 0; i < half.size(); ++i) {
-    half[i] = rrs::to_f16(d.x[i]);
-    exact[i] = rrs::to_f32(half[i]);
-  }
   const std::int64_t stride = 217;
-  std::vector<rrs::f16> strided(static_cast<std::size_t>(d.m * stride + 1));
+  std::vector<T> narrow(static_cast<std::size_t>(d.m * stride + 1));
+  std::vector<float> exact(static_cast<std::size_t>(d.m * d.k));
   for (std::int64_t t = 0; t < d.m; ++t) {
     for (std::int64_t k = 0; k < d.k; ++k) {
-      strided[static_cast<std::size_t>(1 + t * stride + k)] =
-          half[static_cast<std::size_t>(t * d.k + k)];
+      const auto at = static_cast<std::size_t>(t * d.k + k);
+      const T value = convert(d.x[at]);
+      narrow[static_cast<std::size_t>(1 + t * stride + k)] = value;
+      exact[at] = rrs::to_f32(value);
     }
   }
   for (const NamedScheme& named : rrs_test::integer_schemes()) {
     const rrs::PreparedWeight w = prepare(d, named.scheme);
     const std::vector<float> expected = run_layer({exact.data(), d.m, d.k}, w);
-    std::vector<float> y(expected.size());
-    rrs::Workspace ws(rrs::workspace_bytes(d.m, d.k, named.scheme, d.n));
-    const rrs::Status status =
-        rrs::linear(rrs::MatrixView<const rrs::f16>(strided.data() + 1, d.m, d.k, stride), w,
-                    rrs::MatrixView<float>(y.data(), d.m, d.n), ws);
-    ASSERT_TRUE(status.ok()) << status.message();
-    ASSERT_TRUE(bits_equal(y, expected)) << named.name;
+    rrs_test::each_isa([&](const rrs::KernelTable&) {
+      std::vector<float> y(expected.size());
+      rrs::Workspace ws(rrs::workspace_bytes(d.m, d.k, named.scheme, d.n));
+      const rrs::Status status =
+          rrs::linear(rrs::MatrixView<const T>(narrow.data() + 1, d.m, d.k, stride), w,
+                      rrs::MatrixView<float>(y.data(), d.m, d.n), ws);
+      ASSERT_TRUE(status.ok()) << status.message();
+      ASSERT_TRUE(bits_equal(y, expected)) << named.name;
+    });
   }
+}
+
+TEST(Layer, F16AndBf16InputsAtAnyStrideEqualF32) {
+  expect_same_as_f32<rrs::f16>(&rrs::to_f16);
+  expect_same_as_f32<rrs::bf16>(&rrs::to_bf16);
 }
 
 // A permutation of the inputs cancels against the weight's: without rotation the codes of each

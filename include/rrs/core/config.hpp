@@ -56,7 +56,8 @@
 #define RRS_ISA_WARNINGS_POP
 #endif
 
-// The tag: everything on the command line that may change the code of a baseline function.
+// The tag: the flags that commonly change the code of a baseline function. Flags within one level
+// (VBMI, FP16, ...) share a tag: mixing those in one program needs a CPU that has them all.
 #if defined(__AVX512VNNI__)
 #define RRS_TAG_SIMD simd_avx512vnni
 #elif defined(__AVX512F__)

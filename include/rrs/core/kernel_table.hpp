@@ -72,7 +72,8 @@ struct PackKernels {
                    std::int64_t k_padded, std::int8_t* out) noexcept;
   void (*codes_a8)(const std::int8_t* codes, std::int64_t row_stride, int rows,
                    std::int64_t k_padded, std::int8_t* out) noexcept;
-  // out[k * rows + row] = x[row * row_stride + k], k < k_padded.
+  // out[k * rows + row] = x[row * row_stride + k], k < k_padded (here any number: scales and code
+  // sums are transposed by this leaf, too, as 32-bit patterns).
   void (*floats)(const float* x, std::int64_t row_stride, int rows, std::int64_t k_padded,
                  float* out) noexcept;
 };

@@ -65,9 +65,11 @@ inline Scheme quarot_g32() noexcept {
   return s;
 }
 
-// Runtime Smooth without rotation, one channel per group: no integer GEMM exists.
+// Runtime Smooth without rotation, one channel per group (a group size of its own that reference/
+// supplies): no integer GEMM exists.
 inline Scheme rs() noexcept {
   Scheme s = rtn();
+  s.activation.floor = 1e-5f;
   s.activation.window.kind = WindowKind::kWhole;
   s.simulated = true;
   return s;

@@ -21,6 +21,8 @@ RRS_TYPES_BEGIN
 inline constexpr int kRowGroup = 0;
 // Activation bits that mean "not quantized": f32 activations against dequantized weights.
 inline constexpr int kActivationFloat = 16;
+// Largest K of any layer: indices of inputs fit int32, and no size computed from K can wrap.
+inline constexpr std::int64_t kMaxInputs = INT32_MAX;
 // A set of values whose largest magnitude is below this counts as zero: codes 0, scale 0.
 inline constexpr float kZeroMagnitude = 0x1p-100f;
 
@@ -131,6 +133,25 @@ RRS_FORCE_INLINE bool is_group_size(int group) noexcept {
 
 namespace detail {
 
+// `value` is one of the enumerators 0..last.
+template <class Enum>
+Status validate_enum(const char* field, Enum value, Enum last) noexcept {
+  if (static_cast<int>(value) <= static_cast<int>(last)) return Status{};
+  return invalid_scheme(field, "must be one of its enumerators", static_cast<int>(value),
+                        static_cast<int>(last));
+}
+
+inline Status validate_enums(const Scheme& s) noexcept {
+  const ActivationScheme& a = s.activation;
+  if (Status e = validate_enum("rotation.kind", s.rotation.kind, RotationKind::kFull); !e) return e;
+  if (Status e = validate_enum("activation.window.kind", a.window.kind, WindowKind::kFrozen); !e) {
+    return e;
+  }
+  if (Status e = validate_enum("activation.range", a.range, Range::kFull); !e) return e;
+  if (Status e = validate_enum("weight.range", s.weight.range, Range::kFull); !e) return e;
+  return validate_enum("weight.scale", s.weight.scale, WeightScale::kSearch);
+}
+
 inline Status validate_rotation(const Rotation& r) noexcept {
   if (r.kind != RotationKind::kBlock) return Status{};
   if (r.block < 16 || r.block > 256 || (r.block & (r.block - 1)) != 0) {
@@ -179,6 +200,14 @@ inline Status validate_exact_reference(const Scheme& s) noexcept {
     return invalid_scheme("activation.bits", "must be 2..8 with exact_reference", s.activation.bits,
                           8);
   }
+  if (s.activation.range != Range::kSymmetric) {
+    return invalid_scheme("activation.range", "must be symmetric with exact_reference",
+                          static_cast<int>(s.activation.range), 0);
+  }
+  if (s.activation.clip != 1.0f || !s.activation.token_scale) {
+    return invalid_scheme("activation.clip", "must be 1, with token_scale, for exact_reference", 0,
+                          1);
+  }
   return Status{};
 }
 
@@ -194,6 +223,7 @@ inline Status validate(const Scheme& s) noexcept {
                   0,
                   nullptr};
   }
+  if (Status status = detail::validate_enums(s); !status) return status;
   if (Status status = detail::validate_rotation(s.rotation); !status) return status;
   if (Status status = detail::validate_activation(s.activation); !status) return status;
   if (s.weight.bits != 4 && s.weight.bits != 8) {
@@ -206,15 +236,18 @@ inline Status validate(const Scheme& s) noexcept {
   return detail::validate_exact_reference(s);
 }
 
-// Largest K whose integer sums fit int32 when the inner group is the whole row.
-RRS_FORCE_INLINE std::int64_t max_inputs(const Scheme& s) noexcept {
-  if (inner_group(s.activation.group, s.weight.group) != kRowGroup) return INT64_MAX;
-  return s.weight.bits == 8 ? 131071 : INT32_MAX / (15 * 128 + 8 * 128);
+// Largest K whose integer sums fit int32 when the inner group is the whole row. With offsets the sum
+// runs over the stored codes 0..255 instead of -128..127; at 4 bits the one bound covers both.
+RRS_FORCE_INLINE std::int64_t max_inputs(const Scheme& s, bool offsets = false) noexcept {
+  if (inner_group(s.activation.group, s.weight.group) != kRowGroup) return kMaxInputs;
+  if (s.weight.bits == 8) return offsets ? INT32_MAX / (255 * 128) : 131071;
+  return INT32_MAX / (15 * 128 + 8 * 128);
 }
 
 inline Status validate(const Scheme& s, std::int64_t k) noexcept {
   if (Status status = validate(s); !status) return status;
   if (k < 1) return invalid_argument("K", "must be at least 1", k, 1);
+  if (k > kMaxInputs) return invalid_argument("K", "must fit int32", k, kMaxInputs);
   if (s.activation.bits != kActivationFloat && k > max_inputs(s)) {
     return invalid_argument("K", "with row groups must keep integer sums within int32", k,
                             max_inputs(s));

@@ -40,27 +40,65 @@ RRS_TARGET_AVX2 RRS_FORCE_INLINE __m256i tile_row(const char* in, std::int64_t r
   return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + row * row_bytes));
 }
 
-// First lanes of [low, high] to out: all 8, or as the mask says.
-RRS_TARGET_AVX2 RRS_FORCE_INLINE void store_column(std::int32_t* out, __m256i column_i32x8,
-                                                   __m256i mask_i32x8) noexcept {
-  _mm256_maskstore_epi32(out, mask_i32x8, column_i32x8);
+// 1 to 3 rows of 8 units; columns go out_stride units apart.
+RRS_TARGET_AVX2 RRS_FORCE_INLINE void transpose_few_rows(const char* in, std::int64_t row_bytes,
+                                                         int rows, std::int32_t* out,
+                                                         std::int64_t out_stride) noexcept {
+  __m256i quad[4];
+  transpose_lanes(tile_row(in, row_bytes, 0, rows), tile_row(in, row_bytes, 1, rows),
+                  tile_row(in, row_bytes, 2, rows), tile_row(in, row_bytes, 3, rows), quad);
+  const __m128i lane_i32x4 = _mm_setr_epi32(0, 1, 2, 3);
+  const __m128i mask_i32x4 = _mm_cmpgt_epi32(_mm_set1_epi32(rows), lane_i32x4);
+  for (int j = 0; j < 4; ++j) {
+    std::int32_t* at = out + j * out_stride;
+    _mm_maskstore_epi32(at, mask_i32x4, _mm256_castsi256_si128(quad[j]));
+    _mm_maskstore_epi32(at + 4 * out_stride, mask_i32x4, _mm256_extracti128_si256(quad[j], 1));
+  }
 }
 
-// rows <= 8 rows of 8 units; columns go out_stride units apart.
-RRS_TARGET_AVX2 inline void transpose_8x8(const char* in, std::int64_t row_bytes, int rows,
-                                          std::int32_t* out, std::int64_t out_stride) noexcept {
+// Eight whole rows of 8 units: no mask (vpmaskmovd to memory is microcode on AMD).
+RRS_TARGET_AVX2 RRS_FORCE_INLINE void transpose_8_rows(const char* in, std::int64_t row_bytes,
+                                                       std::int32_t* out,
+                                                       std::int64_t out_stride) noexcept {
   __m256i low[4], high[4];
-  transpose_lanes(tile_row(in, row_bytes, 0, rows), tile_row(in, row_bytes, 1, rows),
-                  tile_row(in, row_bytes, 2, rows), tile_row(in, row_bytes, 3, rows), low);
-  transpose_lanes(tile_row(in, row_bytes, 4, rows), tile_row(in, row_bytes, 5, rows),
-                  tile_row(in, row_bytes, 6, rows), tile_row(in, row_bytes, 7, rows), high);
-  const __m256i lane_i32x8 = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
-  const __m256i mask_i32x8 = _mm256_cmpgt_epi32(_mm256_set1_epi32(rows), lane_i32x8);
+  transpose_lanes(tile_row(in, row_bytes, 0, 8), tile_row(in, row_bytes, 1, 8),
+                  tile_row(in, row_bytes, 2, 8), tile_row(in, row_bytes, 3, 8), low);
+  transpose_lanes(tile_row(in, row_bytes, 4, 8), tile_row(in, row_bytes, 5, 8),
+                  tile_row(in, row_bytes, 6, 8), tile_row(in, row_bytes, 7, 8), high);
   for (int j = 0; j < 4; ++j) {
-    store_column(out + j * out_stride, _mm256_permute2x128_si256(low[j], high[j], 0x20),
-                 mask_i32x8);
-    store_column(out + (4 + j) * out_stride, _mm256_permute2x128_si256(low[j], high[j], 0x31),
-                 mask_i32x8);
+    std::int32_t* at = out + j * out_stride;
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at),
+                        _mm256_permute2x128_si256(low[j], high[j], 0x20));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at + 4 * out_stride),
+                        _mm256_permute2x128_si256(low[j], high[j], 0x31));
+  }
+}
+
+// Four whole rows of 8 units.
+RRS_TARGET_AVX2 RRS_FORCE_INLINE void transpose_4_rows(const char* in, std::int64_t row_bytes,
+                                                       std::int32_t* out,
+                                                       std::int64_t out_stride) noexcept {
+  __m256i quad[4];
+  transpose_lanes(tile_row(in, row_bytes, 0, 4), tile_row(in, row_bytes, 1, 4),
+                  tile_row(in, row_bytes, 2, 4), tile_row(in, row_bytes, 3, 4), quad);
+  for (int j = 0; j < 4; ++j) {
+    std::int32_t* at = out + j * out_stride;
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at), _mm256_castsi256_si128(quad[j]));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at + 4 * out_stride),
+                     _mm256_extracti128_si256(quad[j], 1));
+  }
+}
+
+// Columns between what is stored and what is prefetched: the tile of the last call has left L2.
+inline constexpr int kColumnsAhead = 32;
+
+// 8 columns of `rows` units each are 32 * rows bytes. They may lie beyond the tile.
+RRS_TARGET_AVX2 RRS_FORCE_INLINE void prefetch_columns(const std::int32_t* out, int rows) noexcept {
+  const std::uintptr_t first =
+      reinterpret_cast<std::uintptr_t>(out) + static_cast<std::uintptr_t>(kColumnsAhead * 4 * rows);
+  for (int byte = 0; byte < 32 * rows; byte += 64) {
+    _mm_prefetch(reinterpret_cast<const char*>(first + static_cast<std::uintptr_t>(byte)),
+                 _MM_HINT_T0);
   }
 }
 
@@ -72,16 +110,20 @@ RRS_TARGET_AVX2 inline void transpose_tile(const char* in, std::int64_t row_byte
     std::memcpy(out, in, static_cast<std::size_t>(units) * 4);
     return;
   }
-  for (; unit + 8 <= units; unit += 8) {
-    for (int row = 0; row < rows; row += 8) {
-      transpose_8x8(in + row * row_bytes + unit * 4, row_bytes, rows - row < 8 ? rows - row : 8,
-                    out + unit * rows + row, rows);
+  for (; unit + 8 <= units; unit += 8, in += 32, out += 8 * rows) {
+    int row = 0;
+    prefetch_columns(out, rows);
+    for (; row + 8 <= rows; row += 8) {
+      transpose_8_rows(in + row * row_bytes, row_bytes, out + row, rows);
     }
+    for (; row + 4 <= rows; row += 4) {
+      transpose_4_rows(in + row * row_bytes, row_bytes, out + row, rows);
+    }
+    if (row < rows)
+      transpose_few_rows(in + row * row_bytes, row_bytes, rows - row, out + row, rows);
   }
-  for (; unit < units; ++unit) {
-    for (int row = 0; row < rows; ++row) {
-      std::memcpy(out + unit * rows + row, in + row * row_bytes + unit * 4, 4);
-    }
+  for (; unit < units; ++unit, in += 4, out += rows) {
+    for (int row = 0; row < rows; ++row) std::memcpy(out + row, in + row * row_bytes, 4);
   }
 }
 

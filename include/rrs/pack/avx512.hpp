@@ -51,16 +51,23 @@ RRS_TARGET_AVX512 RRS_FORCE_INLINE __m512i tile_row(const TransposeArgs& args, i
 }
 
 // out[4 l + j] = [a_j lane l, b_j lane l, c_j lane l, d_j lane l], for one j.
-RRS_TARGET_AVX512 RRS_FORCE_INLINE void store_columns(const TransposeArgs& args, int j, __m512i a,
-                                                      __m512i b, __m512i c, __m512i d) noexcept {
+RRS_TARGET_AVX512 RRS_FORCE_INLINE void columns_of(__m512i a, __m512i b, __m512i c, __m512i d,
+                                                   __m512i* column_i32x16) noexcept {
   const __m512i ab_even_i32x16 = _mm512_shuffle_i32x4(a, b, 0x88);
   const __m512i ab_odd_i32x16 = _mm512_shuffle_i32x4(a, b, 0xdd);
   const __m512i cd_even_i32x16 = _mm512_shuffle_i32x4(c, d, 0x88);
   const __m512i cd_odd_i32x16 = _mm512_shuffle_i32x4(c, d, 0xdd);
-  const __m512i column_i32x16[4] = {_mm512_shuffle_i32x4(ab_even_i32x16, cd_even_i32x16, 0x88),
-                                    _mm512_shuffle_i32x4(ab_odd_i32x16, cd_odd_i32x16, 0x88),
-                                    _mm512_shuffle_i32x4(ab_even_i32x16, cd_even_i32x16, 0xdd),
-                                    _mm512_shuffle_i32x4(ab_odd_i32x16, cd_odd_i32x16, 0xdd)};
+  column_i32x16[0] = _mm512_shuffle_i32x4(ab_even_i32x16, cd_even_i32x16, 0x88);
+  column_i32x16[1] = _mm512_shuffle_i32x4(ab_odd_i32x16, cd_odd_i32x16, 0x88);
+  column_i32x16[2] = _mm512_shuffle_i32x4(ab_even_i32x16, cd_even_i32x16, 0xdd);
+  column_i32x16[3] = _mm512_shuffle_i32x4(ab_odd_i32x16, cd_odd_i32x16, 0xdd);
+}
+
+// Columns j, j + 4, j + 8, j + 12 to memory, as far as they exist.
+RRS_TARGET_AVX512 RRS_FORCE_INLINE void store_columns(const TransposeArgs& args, int j, __m512i a,
+                                                      __m512i b, __m512i c, __m512i d) noexcept {
+  __m512i column_i32x16[4];
+  columns_of(a, b, c, d, column_i32x16);
   const __mmask16 mask = static_cast<__mmask16>((1u << args.rows) - 1u);
   for (int lane = 0; lane < 4; ++lane) {
     const int column = 4 * lane + j;
@@ -70,7 +77,7 @@ RRS_TARGET_AVX512 RRS_FORCE_INLINE void store_columns(const TransposeArgs& args,
   }
 }
 
-RRS_TARGET_AVX512 inline void transpose_16x16(const TransposeArgs& args) noexcept {
+RRS_TARGET_AVX512 inline void transpose_part(const TransposeArgs& args) noexcept {
   const __mmask16 columns = static_cast<__mmask16>((1u << args.columns) - 1u);
   __m512i a[4], b[4], c[4], d[4];
   transpose_lanes(tile_row(args, 0, columns), tile_row(args, 1, columns),
@@ -84,19 +91,91 @@ RRS_TARGET_AVX512 inline void transpose_16x16(const TransposeArgs& args) noexcep
   for (int j = 0; j < 4; ++j) store_columns(args, j, a[j], b[j], c[j], d[j]);
 }
 
+// Four rows of 16 columns, transposed inside each lane.
+RRS_TARGET_AVX512 RRS_FORCE_INLINE void load_quad(const char* in, std::int64_t row_bytes,
+                                                  __m512i* out) noexcept {
+  transpose_lanes(_mm512_loadu_si512(in), _mm512_loadu_si512(in + row_bytes),
+                  _mm512_loadu_si512(in + 2 * row_bytes), _mm512_loadu_si512(in + 3 * row_bytes),
+                  out);
+}
+
+// 16 whole rows of 16 columns: no mask, no branch.
+RRS_TARGET_AVX512 RRS_FORCE_INLINE void transpose_16x16(const char* in, std::int64_t row_bytes,
+                                                        std::int32_t* out,
+                                                        std::int64_t out_stride) noexcept {
+  __m512i a[4], b[4], c[4], d[4];
+  load_quad(in, row_bytes, a);
+  load_quad(in + 4 * row_bytes, row_bytes, b);
+  load_quad(in + 8 * row_bytes, row_bytes, c);
+  load_quad(in + 12 * row_bytes, row_bytes, d);
+  for (int j = 0; j < 4; ++j) {
+    __m512i column_i32x16[4];
+    columns_of(a[j], b[j], c[j], d[j], column_i32x16);
+    std::int32_t* at = out + j * out_stride;
+    _mm512_storeu_si512(at, column_i32x16[0]);
+    _mm512_storeu_si512(at + 4 * out_stride, column_i32x16[1]);
+    _mm512_storeu_si512(at + 8 * out_stride, column_i32x16[2]);
+    _mm512_storeu_si512(at + 12 * out_stride, column_i32x16[3]);
+  }
+}
+
+// Four whole rows of 16 columns.
+RRS_TARGET_AVX512 RRS_FORCE_INLINE void transpose_4x16(const char* in, std::int64_t row_bytes,
+                                                       std::int32_t* out,
+                                                       std::int64_t out_stride) noexcept {
+  __m512i quad_i32x16[4];
+  load_quad(in, row_bytes, quad_i32x16);
+  for (int j = 0; j < 4; ++j) {
+    std::int32_t* at = out + j * out_stride;
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at), _mm512_castsi512_si128(quad_i32x16[j]));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at + 4 * out_stride),
+                     _mm512_extracti32x4_epi32(quad_i32x16[j], 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at + 8 * out_stride),
+                     _mm512_extracti32x4_epi32(quad_i32x16[j], 2));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(at + 12 * out_stride),
+                     _mm512_extracti32x4_epi32(quad_i32x16[j], 3));
+  }
+}
+
+// Columns between what is stored and what is prefetched: the tile of the last call has left L2, and
+// unaligned stores that wait for their lines from L3 took a third of the whole preparation.
+inline constexpr int kColumnsAhead = 32;
+
+// 16 columns of `rows` units each are 64 * rows bytes. They may lie beyond the tile.
+RRS_TARGET_AVX512 RRS_FORCE_INLINE void prefetch_columns(const std::int32_t* out,
+                                                         int rows) noexcept {
+  const std::uintptr_t first =
+      reinterpret_cast<std::uintptr_t>(out) + static_cast<std::uintptr_t>(kColumnsAhead * 4 * rows);
+  for (int line = 0; line < rows; ++line) {
+    _mm_prefetch(reinterpret_cast<const char*>(first + static_cast<std::uintptr_t>(64 * line)),
+                 _MM_HINT_T0);
+  }
+}
+
 // Any number of rows; `units` columns of 32 bits. A few rows are faster in 256-bit registers.
+// Columns outside, rows inside: each line of the tile is filled while it is in L1 (the other order
+// walks over the whole tile once per 16 rows).
 RRS_TARGET_AVX512 inline void transpose_tile(const char* in, std::int64_t row_bytes, int rows,
                                              std::int64_t units, std::int32_t* out) noexcept {
   if (rows <= 8) {
     avx2::transpose_tile(in, row_bytes, rows, units, out);
     return;
   }
-  for (int row = 0; row < rows; row += 16) {
-    const int tall = rows - row < 16 ? rows - row : 16;
-    for (std::int64_t unit = 0; unit < units; unit += 16) {
-      const int wide = units - unit < 16 ? static_cast<int>(units - unit) : 16;
-      transpose_16x16(TransposeArgs{in + row * row_bytes + unit * 4, row_bytes, tall, wide,
-                                    out + unit * rows + row, rows});
+  for (std::int64_t unit = 0; unit < units; unit += 16, in += 64, out += 16 * rows) {
+    const int wide = units - unit < 16 ? static_cast<int>(units - unit) : 16;
+    int row = 0;
+    prefetch_columns(out, rows);
+    if (wide == 16) {
+      for (; row + 16 <= rows; row += 16) {
+        transpose_16x16(in + row * row_bytes, row_bytes, out + row, rows);
+      }
+      for (; row + 4 <= rows; row += 4) {
+        transpose_4x16(in + row * row_bytes, row_bytes, out + row, rows);
+      }
+    }
+    for (; row < rows; row += 16) {
+      const int tall = rows - row < 16 ? rows - row : 16;
+      transpose_part(TransposeArgs{in + row * row_bytes, row_bytes, tall, wide, out + row, rows});
     }
   }
 }

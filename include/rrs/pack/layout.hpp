@@ -85,7 +85,7 @@ inline RowTiles make_row_tiles(std::int64_t rows, int max_rows) noexcept {
   RowTiles t;
   t.rows = rows;
   if (rows <= 0) return t;
-  t.tiles = (rows + max_rows - 1) / max_rows;
+  t.tiles = rows / max_rows + (rows % max_rows != 0 ? 1 : 0);  // no sum that could wrap
   t.base = rows / t.tiles;
   t.larger = rows % t.tiles;
   return t;

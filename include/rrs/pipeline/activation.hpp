@@ -287,6 +287,13 @@ inline PreparedActivation describe_activation(const internal::ActivationJob& job
   return a;
 }
 
+// Rotation tables at the start of the workspace, remembered there if there are any.
+inline void build_tables(internal::ActivationJob* job, Workspace& ws) noexcept {
+  const bool any = rotation_tables_bytes(job->rotation) > 0;
+  build_rotation_tables(&job->rotation, job->at<std::byte>(job->plan.tables));
+  internal::WorkspaceAccess::keep(ws, any ? &job->rotation : nullptr);
+}
+
 // The call after its arguments have been found good; `job` holds everything but its atomics.
 template <class Executor>
 Status prepare_activation(internal::ActivationJob& job, const Workspace& ws,
@@ -333,10 +340,11 @@ Status smooth_rotate_quantize(const MatrixView<T>& X, const Scheme& scheme, Work
   if (Status status = select_kernels(options.isa, &table); !status) return status;
   const ErasedView x = erase(X);
   if (Status status = detail::validate_activation_call(x, scheme, options); !status) return status;
-  const RotationPlan rotation = plan_rotation(scheme.rotation, x.cols);
+  const RotationPlan* kept = internal::WorkspaceAccess::kept(workspace, scheme.rotation, x.cols);
+  const RotationPlan rotation = kept != nullptr ? *kept : plan_rotation(scheme.rotation, x.cols);
   const internal::WorkspacePlan plan = detail::plan_workspace(x.rows, x.cols, 0, scheme, rotation);
   if (Status status = detail::workspace_status(plan, workspace); !status) return status;
-  if (ranges_overlap(x.data, extent_bytes(x), workspace.data(),
+  if (ranges_overlap(x.data, extent_bytes(x), internal::WorkspaceAccess::memory(workspace),
                      static_cast<std::int64_t>(workspace.bytes()))) {
     return invalid_argument("X.data", "must not overlap the workspace", 1, 0);
   }
@@ -347,8 +355,8 @@ Status smooth_rotate_quantize(const MatrixView<T>& X, const Scheme& scheme, Work
   job.x = x;
   job.rotation = rotation;
   job.plan = plan;
-  job.memory = workspace.data();
-  build_rotation_tables(&job.rotation, job.at<std::byte>(plan.tables));
+  job.memory = internal::WorkspaceAccess::memory(workspace);
+  if (kept == nullptr) detail::build_tables(&job, workspace);
   job.wide = detail::is_wide(scheme);
   job.fused = options.fused && detail::can_fuse(*table, scheme, x.cols);
   job.token_scales = job.at<float>(plan.token_scales);

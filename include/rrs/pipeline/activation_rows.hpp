@@ -230,12 +230,10 @@ inline bool float_row(const internal::ActivationJob& job, const internal::Activa
   return finite;
 }
 
-// [rows][groups] -> [groups][rows].
-template <class T>
-void transpose_groups(const T* in, int rows, std::int64_t groups, T* out) noexcept {
-  for (int r = 0; r < rows; ++r) {
-    for (std::int64_t g = 0; g < groups; ++g) out[g * rows + r] = in[r * groups + g];
-  }
+// [rows][groups] -> [groups][rows] of 32-bit elements: what the pack leaf does with floats.
+inline void transpose_groups(const KernelTable& table, const void* in, int rows,
+                             std::int64_t groups, void* out) noexcept {
+  table.pack.floats(static_cast<const float*>(in), groups, rows, groups, static_cast<float*>(out));
 }
 
 // The slot's rows, packed as tile rows [first, first + rows).
@@ -250,9 +248,9 @@ inline void pack_tile(const internal::ActivationJob& job, const internal::Activa
   const auto pack = uses_a4(*job.scheme) ? job.table->pack.codes_a4 : job.table->pack.codes_a8;
   pack(reinterpret_cast<const std::int8_t*>(slot.codes), p.code_stride, rows, p.k_padded,
        job.at<std::int8_t>(p.codes) + first * p.k_padded);
-  transpose_groups(slot.scales, rows, p.activation_groups,
+  transpose_groups(*job.table, slot.scales, rows, p.activation_groups,
                    job.at<float>(p.scales) + first * p.activation_groups);
-  transpose_groups(slot.sums, rows, p.inner_groups,
+  transpose_groups(*job.table, slot.sums, rows, p.inner_groups,
                    job.at<std::int32_t>(p.sums) + first * p.inner_groups);
 }
 

@@ -79,6 +79,10 @@ inline Status validate_match(const PreparedActivation& a, const WeightView& w) n
     return invalid_scheme("weight.group", "must be the activation scheme's", w.scheme.weight.group,
                           a.scheme.weight.group);
   }
+  if (!a.is_float() && w.k > max_inputs(a.scheme, w.offsets != nullptr)) {
+    return invalid_argument("W.k", "with offsets and row groups must keep integer sums within int32",
+                            w.k, max_inputs(a.scheme, true));
+  }
   if (a.channels_fingerprint != w.channels_fingerprint) {
     return invalid_argument("channels", "must be the same for weight and activation (fingerprints)",
                             static_cast<std::int64_t>(w.channels_fingerprint),
@@ -87,21 +91,31 @@ inline Status validate_match(const PreparedActivation& a, const WeightView& w) n
   return Status{};
 }
 
-inline Status validate_output(const PreparedActivation& a, const WeightView& w,
-                              const ErasedView& y) noexcept {
-  if (Status status = validate_view(y, kNamesY); !status) return status;
-  if (y.rows != a.m) return invalid_argument("Y.rows", "must equal X.rows", y.rows, a.m);
-  if (y.cols != w.n) return invalid_argument("Y.cols", "must equal W's outputs", y.cols, w.n);
-  const std::int64_t y_bytes = extent_bytes(y);
+// True when the bytes share one with the weight's panels, scales or offsets.
+inline bool overlaps_weight(const void* data, std::int64_t bytes, const WeightView& w) noexcept {
   const std::int64_t panels = panel_count(w.n) * w.panel_bytes;
   const std::int64_t scales = panel_count(w.n) * w.panel_scales() * 2;
-  if (ranges_overlap(y.data, y_bytes, w.panels, panels) ||
-      ranges_overlap(y.data, y_bytes, w.scales, scales) ||
-      (w.offsets != nullptr && ranges_overlap(y.data, y_bytes, w.offsets, 2 * scales))) {
+  return ranges_overlap(data, bytes, w.panels, panels) ||
+         ranges_overlap(data, bytes, w.scales, scales) ||
+         (w.offsets != nullptr && ranges_overlap(data, bytes, w.offsets, 2 * scales));
+}
+
+// Y against the shape M x N, the weight, the workspace and the bias.
+inline Status validate_output(const ErasedView& y, std::int64_t m, const WeightView& w,
+                              const void* workspace, std::int64_t workspace_bytes,
+                              const float* bias) noexcept {
+  if (Status status = validate_view(y, kNamesY); !status) return status;
+  if (y.rows != m) return invalid_argument("Y.rows", "must equal X.rows", y.rows, m);
+  if (y.cols != w.n) return invalid_argument("Y.cols", "must equal W's outputs", y.cols, w.n);
+  const std::int64_t bytes = extent_bytes(y);
+  if (overlaps_weight(y.data, bytes, w)) {
     return invalid_argument("Y.data", "must not overlap the weight", 1, 0);
   }
-  if (ranges_overlap(y.data, y_bytes, a.memory, a.memory_bytes)) {
+  if (ranges_overlap(y.data, bytes, workspace, workspace_bytes)) {
     return invalid_argument("Y.data", "must not overlap the workspace", 1, 0);
+  }
+  if (bias != nullptr && ranges_overlap(y.data, bytes, bias, w.n * 4)) {
+    return invalid_argument("Y.data", "must not overlap the bias", 1, 0);
   }
   return Status{};
 }
@@ -198,12 +212,33 @@ void repack_weight(const PreparedActivation& a, const WeightView& w,
   });
 }
 
-inline Status validate_gemm(const PreparedActivation& a, const WeightView& w,
-                            const ErasedView& y) noexcept {
+inline Status validate_gemm(const PreparedActivation& a, const WeightView& w, const ErasedView& y,
+                            const GemmOptions& options) noexcept {
   if (Status status = validate_weight(w); !status) return status;
   if (Status status = validate_match(a, w); !status) return status;
-  if (Status status = validate_output(a, w, y); !status) return status;
+  if (Status status = validate_output(y, a.m, w, a.memory, a.memory_bytes, options.bias); !status) {
+    return status;
+  }
   return validate_repack(a, w);
+}
+
+// What linear can know before it writes anything.
+inline Status validate_linear(const ErasedView& x, const WeightView& w, const ErasedView& y,
+                              Workspace& ws, const GemmOptions& options) noexcept {
+  const auto ws_bytes = static_cast<std::int64_t>(ws.bytes());
+  if (Status status = validate_view(x, kNamesX); !status) return status;
+  if (x.cols != w.k) return invalid_argument("X.cols", "must equal W.k", x.cols, w.k);
+  if (Status status = validate_weight(w); !status) return status;
+  if (Status status = validate_output(y, x.rows, w, ws.data(), ws_bytes, options.bias); !status) {
+    return status;
+  }
+  if (ranges_overlap(x.data, extent_bytes(x), y.data, extent_bytes(y))) {
+    return invalid_argument("Y.data", "must not overlap X", 1, 0);
+  }
+  if (overlaps_weight(ws.data(), ws_bytes, w)) {
+    return invalid_argument("workspace", "must not overlap the weight", 1, 0);
+  }
+  return Status{};
 }
 
 }  // namespace detail
@@ -221,7 +256,7 @@ Status gemm(const PreparedActivation& activation, const WeightView& w, const Mat
             const Executor& executor = Executor{},
             const GemmOptions& options = GemmOptions{}) noexcept {
   const ErasedView y = erase(Y);
-  if (Status status = detail::validate_gemm(activation, w, y); !status) return status;
+  if (Status status = detail::validate_gemm(activation, w, y, options); !status) return status;
   const GemmKernel& kernel = select_gemm_kernel(*activation.table, activation.scheme);
   const GemmProblem whole = detail::make_problem(activation, w, y, options);
   for (std::int64_t i = 0; i < activation.segment_count; ++i) {
@@ -247,14 +282,7 @@ Status linear(const MatrixView<TX>& X, const WeightView& w, const MatrixView<TY>
               const GemmOptions& options = GemmOptions{}) noexcept {
   const ErasedView x = erase(X);
   const ErasedView y = erase(Y);
-  if (Status status = validate_view(x, kNamesX); !status) return status;
-  if (Status status = validate_view(y, kNamesY); !status) return status;
-  if (x.cols != w.k) return invalid_argument("X.cols", "must equal W.k", x.cols, w.k);
-  if (y.rows != x.rows) return invalid_argument("Y.rows", "must equal X.rows", y.rows, x.rows);
-  if (y.cols != w.n) return invalid_argument("Y.cols", "must equal W's outputs", y.cols, w.n);
-  if (ranges_overlap(x.data, extent_bytes(x), y.data, extent_bytes(y))) {
-    return invalid_argument("Y.data", "must not overlap X", 1, 0);
-  }
+  if (Status status = detail::validate_linear(x, w, y, workspace, options); !status) return status;
   PreparedActivation activation;
   const Status prepared =
       smooth_rotate_quantize(X, w.scheme, workspace, activation, executor, activation_options);

@@ -181,6 +181,10 @@ Result<PreparedWeight> build_from_codes(const MatrixView<Code>& codes,
   if (Status s = validate_group_view(scales, kNamesScales, n, groups); !s) return s;
   bool with_offsets = false;
   if (Status s = validate_offsets(options, n, groups, kSigned, &with_offsets); !s) return s;
+  if (scheme.activation.bits != kActivationFloat && k > max_inputs(scheme, with_offsets)) {
+    return invalid_argument("codes.cols", "with row groups must keep integer sums within int32", k,
+                            max_inputs(scheme, with_offsets));
+  }
   WeightBuilder builder;
   if (Status s = start_weight(n, k, scheme.weight, with_offsets, &builder); !s) return s;
   if (Status s = fill_scales(scales, builder.sections); !s) return s;
@@ -233,7 +237,7 @@ Result<PreparedWeight> weight_from_codes(const MatrixView<Code>& codes,
 }
 
 // Signed codes of a weight that was already brought into the basis of `scheme` (permuted, rotated:
-// see transform_weight_rows), with the fingerprint of the channels that were applied. What GPTQ
+// see transform_weight), with the fingerprint of the channels that were applied. What GPTQ
 // uses.
 template <class Code, class ScaleT>
 Result<PreparedWeight> weight_from_quantized(const MatrixView<Code>& codes,

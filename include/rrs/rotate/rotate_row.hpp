@@ -70,9 +70,7 @@ inline float rotation_scale(std::int64_t n) noexcept {
 inline Status validate(const Rotation& rotation, std::int64_t k) noexcept {
   if (Status status = detail::validate_rotation(rotation); !status) return status;
   if (k < 1) return invalid_argument("K", "must be at least 1", k, 1);
-  if (rotation.kind == RotationKind::kFull && k > kMaxHadamardOrder) {
-    return invalid_argument("K", "of a full rotation must fit int32", k, kMaxHadamardOrder);
-  }
+  if (k > kMaxHadamardOrder) return invalid_argument("K", "must fit int32", k, kMaxHadamardOrder);
   return Status{};
 }
 
