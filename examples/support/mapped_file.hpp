@@ -56,6 +56,11 @@ class MappedFile {
   std::size_t size() const noexcept { return size_; }
   const std::string& path() const noexcept { return path_; }
 
+  // Gives the pages read so far back to the system; the next access reads them again.
+  void release_pages() const noexcept {
+    if (data_ != nullptr) ::madvise(const_cast<std::byte*>(data_), size_, MADV_DONTNEED);
+  }
+
   std::string_view text() const noexcept {
     return {reinterpret_cast<const char*>(data_), size_};
   }

@@ -49,6 +49,7 @@ class Safetensors {
   const std::map<std::string, std::string>& metadata() const noexcept { return metadata_; }
   const std::string& path() const noexcept { return file_.path(); }
   std::size_t file_size() const noexcept { return file_.size(); }
+  void release_pages() const noexcept { file_.release_pages(); }
 
  private:
   MappedFile file_;

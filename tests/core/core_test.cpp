@@ -99,10 +99,12 @@ TEST(Scheme, RefusesWhatDoesNotExist) {
   check("activation.token_scale", [](rrs::Scheme& s) { s.activation.token_scale = false; });
   check("activation.floor", [](rrs::Scheme& s) { s.activation.floor = -1.0f; });
   check("activation.exact_reference", [](rrs::Scheme& s) { s.activation.exact_reference = true; });
-  check("rotation.kind", [](rrs::Scheme& s) { s.rotation.kind = static_cast<rrs::RotationKind>(7); });
+  check("rotation.kind",
+        [](rrs::Scheme& s) { s.rotation.kind = static_cast<rrs::RotationKind>(7); });
   check("activation.window.kind",
         [](rrs::Scheme& s) { s.activation.window.kind = static_cast<rrs::WindowKind>(9); });
-  check("activation.range", [](rrs::Scheme& s) { s.activation.range = static_cast<rrs::Range>(5); });
+  check("activation.range",
+        [](rrs::Scheme& s) { s.activation.range = static_cast<rrs::Range>(5); });
   check("weight.range", [](rrs::Scheme& s) { s.weight.range = static_cast<rrs::Range>(2); });
   check("weight.scale", [](rrs::Scheme& s) { s.weight.scale = static_cast<rrs::WeightScale>(2); });
   // exact_reference reproduces one published scheme and nothing else

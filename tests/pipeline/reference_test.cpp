@@ -72,7 +72,8 @@ TEST(Reference, ChannelsAgreeAtEveryLevel) {
         rrs_test::RunOptions options;
         options.isa = isa;
         options.activation.channels = channels;
-        const RowErrors e = compare_rows(rrs_test::run_layer(d.X(), w, options), expected, d.m, d.n);
+        const RowErrors e =
+            compare_rows(rrs_test::run_layer(d.X(), w, options), expected, d.m, d.n);
         EXPECT_GE(e.exact, 15) << named.name << " frozen " << freeze;
         EXPECT_LT(e.worst, scheme.activation.bits <= 2 ? 0.5 : 0.05) << named.name;
         ++cases;

@@ -236,8 +236,8 @@ inline Status validate(const Scheme& s) noexcept {
   return detail::validate_exact_reference(s);
 }
 
-// Largest K whose integer sums fit int32 when the inner group is the whole row. With offsets the sum
-// runs over the stored codes 0..255 instead of -128..127; at 4 bits the one bound covers both.
+// Largest K whose integer sums fit int32 when the inner group is the whole row. With offsets the
+// sum runs over the stored codes 0..255 instead of -128..127; at 4 bits the one bound covers both.
 RRS_FORCE_INLINE std::int64_t max_inputs(const Scheme& s, bool offsets = false) noexcept {
   if (inner_group(s.activation.group, s.weight.group) != kRowGroup) return kMaxInputs;
   if (s.weight.bits == 8) return offsets ? INT32_MAX / (255 * 128) : 131071;

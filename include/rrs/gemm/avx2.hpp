@@ -1,9 +1,9 @@
 // GEMM kernels of the avx2 level: which tile serves which precision.
 //
-// Tiles are as high as L1 allows (48 rows x 512 inputs of codes: 24 KB), because weights are
-// unpacked once per tile; the registers hold sub-tiles of 12 rows x 8 (integer) or 6 rows x 16
-// (float). Instruction tables, register budgets and what was tried: avx2_dot.hpp, avx2_integer.hpp,
-// avx2_a16.hpp.
+// Tiles are as high as L1 allows (60 rows x 256 inputs of codes: 15 KB, 48 rows x 128 floats: 24
+// KB), because weights are unpacked once per tile; four panels share that chunk. 48 rows and 2
+// panels lost 2 to 3 % (W4A4). The registers hold sub-tiles of 6 rows x 16 outputs. Instruction
+// tables, register budgets and what was tried: avx2_dot.hpp, avx2_integer.hpp, avx2_a16.hpp.
 #pragma once
 
 #include "rrs/core/config.hpp"
@@ -19,11 +19,11 @@ RRS_FUNCTIONS_BEGIN
 namespace avx2 {
 
 constexpr GemmKernels gemm_kernels(GemmKernels lower) {
-  lower.w4a4 = {&integer_tile<4, kPartBlocksA4>, kTileRows, kTilePanels, "avx2 w4a4 48x32"};
-  lower.w4a8 = {&integer_tile<4, kPartBlocksA8>, kTileRows, kTilePanels, "avx2 w4a8 48x32"};
-  lower.w8a8 = {&integer_tile<8, kChunkBlocks>, kTileRows, kTilePanels, "avx2 w8a8 48x32"};
-  lower.w4a16 = {&float_tile<4>, kTileRows, kTilePanels, "avx2 w4a16 48x32"};
-  lower.w8a16 = {&float_tile<8>, kTileRows, kTilePanels, "avx2 w8a16 48x32"};
+  lower.w4a4 = {&integer_tile<4, kPartBlocksA4>, kTileRows, kTilePanels, "avx2 w4a4 60x64"};
+  lower.w4a8 = {&integer_tile<4, kPartBlocksA8>, kTileRows, kTilePanels, "avx2 w4a8 60x64"};
+  lower.w8a8 = {&integer_tile<8, kChunkBlocks>, kTileRows, kTilePanels, "avx2 w8a8 60x64"};
+  lower.w4a16 = {&float_tile<4>, kFloatTileRows, kFloatPanels, "avx2 w4a16 48x64"};
+  lower.w8a16 = {&float_tile<8>, kFloatTileRows, kFloatPanels, "avx2 w8a16 48x64"};
   lower.store_f32 = &store_f32;
   lower.store_f16 = &store_f16;
   lower.store_bf16 = &store_bf16;

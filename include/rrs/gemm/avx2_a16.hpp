@@ -25,7 +25,10 @@ RRS_FUNCTIONS_BEGIN
 namespace avx2 {
 
 inline constexpr int kFloatRows = 6;
+inline constexpr int kFloatTileRows = 48;
+inline constexpr int kFloatPanels = 4;
 inline constexpr int kFloatChunk = 128;
+inline constexpr int kStreamPrefetch = 4096;
 
 // One run of inputs inside one group, for one sub-tile and panel.
 struct FloatRun {
@@ -172,28 +175,26 @@ RRS_TARGET_AVX2 inline void float_chunk(const GemmTileArgs& a, int panel, std::i
 
 template <int kWeightBits>
 RRS_TARGET_AVX2 void float_tile(const GemmTileArgs& a) noexcept {
-  alignas(64) float out[kTileRows * 16];
-  alignas(64) float part[kTileRows * 16];
+  alignas(64) float out[kFloatPanels * kFloatTileRows * 16];
+  alignas(64) float part[kFloatPanels * kFloatTileRows * 16];
   const std::int64_t group = a.inner_group == kRowGroup ? a.k_padded : a.inner_group;
-  for (int panel = 0; panel < a.panels; ++panel) {
-    for (int i = 0; i < a.rows * 16; ++i) out[i] = 0.0f;
-    for (std::int64_t g = 0; g < a.inner_groups; ++g) {
-      const std::int64_t first = g * group;
-      const std::int64_t last = (std::min)(first + group, a.k_padded);
-      FloatRun run{};
-      for (std::int64_t k = first; k < last; k += run.inputs) {
-        run.inputs = (std::min)(std::int64_t{kFloatChunk}, last - k);
-        run.first = k == first;
-        run.last = k + run.inputs == last;
-        float_chunk<kWeightBits>(a, panel, g, run, k, out, part);
+  const std::int64_t panel_floats = std::int64_t{a.rows} * 16;
+  for (std::int64_t i = 0; i < a.panels * panel_floats; ++i) out[i] = 0.0f;
+  for (std::int64_t g = 0; g < a.inner_groups; ++g) {
+    const std::int64_t first = g * group;
+    const std::int64_t last = (std::min)(first + group, a.k_padded);
+    FloatRun run{};
+    for (std::int64_t k = first; k < last; k += run.inputs) {
+      run.inputs = (std::min)(std::int64_t{kFloatChunk}, last - k);
+      run.first = k == first;
+      run.last = k + run.inputs == last;
+      for (int panel = 0; panel < a.panels; ++panel) {  // share the chunk of x in L1
+        float_chunk<kWeightBits>(a, panel, g, run, k, out + panel * panel_floats,
+                                 part + panel * panel_floats);
       }
     }
-    for (int r = 0; r < a.rows; ++r) {
-      float* to = a.out + (r * a.panels + panel) * 16;
-      _mm256_storeu_ps(to, _mm256_load_ps(out + r * 16));
-      _mm256_storeu_ps(to + 8, _mm256_load_ps(out + r * 16 + 8));
-    }
   }
+  write_tile(a, out);
 }
 
 }  // namespace avx2

@@ -1,4 +1,5 @@
 // AVX2 inner product of one group: R rows x 8 outputs, unpacked weights, as one block of assembly.
+// For what avx2_chunk.hpp does not take: parts of groups, row groups, offsets, a short last group.
 //
 //   instruction            Golden Cove ports   Zen 3 pipes   use
 //   vpmaddubsw, vpmaddwd   0 1                 0 3           products and pairs: 1 per 32 / 16 MACs
@@ -22,7 +23,7 @@
 // code. AT&T syntax: not for -masm=intel.
 // Tried (12 rows x 8 outputs in L1; MAC/cycle at group 128 / group 32):
 //   unpacking inside the loop          36.8 / 31.3   (unpacked before: 38.2 / 32.0)
-//   6 rows x 16, shared broadcasts     35.0 / 30.4   (unpacked before: 40 / 31.5; not below 6 rows)
+//   6 rows x 16, shared broadcasts     35.0 / 30.4   (unpacked before: 40 / 34, avx2_chunk.hpp)
 //   rows 4, 6, 8, 10, 12, 13 x 8, whole GEMM, product as assembly: 26.6 28.8 29.1 30.8 30.7 31.0
 //   sums to L1, the group end mixed into the next group's products: 36.5 / 28.5
 //   ones from memory at the group end  37.2 / 31.5   cvt and mul instead of c: 29.2 at 32

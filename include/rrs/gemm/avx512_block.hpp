@@ -44,9 +44,10 @@
 
 RRS_TYPES_BEGIN
 
-inline constexpr int kBlockInputs = 256;  // K block: every group size divides it
-inline constexpr int kBlockGroups = 16;   // groups of 16 inputs in a block
-inline constexpr int kBlockMaxRows = 56;  // rows of a tile: see avx512vnni.hpp
+inline constexpr int kBlockInputs = 256;    // K block: every group size divides it
+inline constexpr int kBlockGroups = 16;     // groups of 16 inputs in a block
+inline constexpr int kBlockMaxRows = 56;    // rows of a tile without VNNI
+inline constexpr int kBlockRowsBound = 64;  // of any tile: avx512vnni_wide.hpp
 inline constexpr std::int32_t kMagicBits = 0x4b400000;
 inline constexpr float kMagicValue = 12582912.0f;
 
@@ -71,8 +72,8 @@ struct GemmBlock {
   float* out;                         // [row][out_stride]
   const float* scales[kBlockGroups];  // activation scales of each group: [rows]
   alignas(64) float v[kBlockGroups][2][kPanelOutputs];
-  alignas(64) float c[kBlockGroups][2][kPanelOutputs];            // -M * v
-  alignas(64) std::int32_t starts[kBlockGroups * kBlockMaxRows];  // [group][rows]
+  alignas(64) float c[kBlockGroups][2][kPanelOutputs];              // -M * v
+  alignas(64) std::int32_t starts[kBlockGroups * kBlockRowsBound];  // [group][rows]
 };
 
 using GemmSubTile = void (*)(const GemmBlock& block, int first_row) noexcept;

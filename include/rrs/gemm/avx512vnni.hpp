@@ -1,5 +1,6 @@
 // GEMM leaves for AVX-512 VNNI: vpdpbusd, u8 weights x s8 activations, 64 products per instruction.
-// W4A4 and W4A8 are the same code; W8A8 reads its panels without unpacking.
+// W4A4 and W4A8 are the same code; W8A8 reads its panels without unpacking. Tiles of 8 rows and
+// more: avx512vnni_wide.hpp. Here: fewer rows, row groups, offsets, a last panel alone.
 //
 // Instructions (Sapphire Rapids): vpdpbusd zmm p0/p5, latency 5, 2 per cycle; vfmadd zmm p0/p5,
 // latency 4; vpbroadcastd zmm, m32 load port only, 2 per cycle. Registers, sub-tile of 7 rows x 2
@@ -11,11 +12,12 @@
 //   7x2, floats in registers 291 / 319 / 354;  6x2 293 / 317 / 339;  14x1 249 / 265 / 301 (one load
 //   per product: load ports saturate);  12x2, floats in L1 262 / 314 / 358;  fixed trip counts for
 //   the group size: no gain (296 / 314 / 350).
-// GCC 12 copies accumulators around _mm512_dpbusd_epi32; the one-instruction asm does not.
 #pragma once
 
 #include "rrs/gemm/avx512_block.hpp"
 #include "rrs/gemm/avx512_int.hpp"
+#include "rrs/gemm/avx512vnni_dot.hpp"
+#include "rrs/gemm/avx512vnni_wide.hpp"
 
 #if RRS_X86_64
 
@@ -26,25 +28,6 @@ namespace avx512vnni {
 
 inline constexpr int kSubRows = 7;
 inline constexpr int kDirectRows = 6;  // 2 unpacked registers and a mask more than a sub-tile
-
-RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE __m512i dot(__m512i acc_i32x16, __m512i w_u8x64,
-                                                   __m512i a_i8x64) noexcept {
-#if defined(__clang__)
-  return _mm512_dpbusd_epi32(acc_i32x16, w_u8x64, a_i8x64);
-#else
-  __asm__("{vpdpbusd %2, %1, %0|vpdpbusd %0, %1, %2}"
-          : "+v"(acc_i32x16)
-          : "v"(w_u8x64), "v"(a_i8x64));
-  return acc_i32x16;
-#endif
-}
-
-// 4 activation codes of one row, in all lanes.
-RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE __m512i broadcast4(const std::int8_t* codes) noexcept {
-  std::int32_t x;
-  std::memcpy(&x, codes, sizeof x);
-  return _mm512_set1_epi32(x);
-}
 
 // One step of 4 inputs: acc[r][p] += w[p] . a[r].
 template <unsigned R, unsigned P>
@@ -203,12 +186,12 @@ struct VnniTraits {
 };
 
 constexpr GemmKernels gemm_kernels(GemmKernels lower) {
-  lower.w4a4 = {&avx512::block_tile<VnniTraits<4>>, kBlockMaxRows, 2,
-                "avx512vnni w4a4 7x32 of 56x32"};
-  lower.w4a8 = {&avx512::block_tile<VnniTraits<4>>, kBlockMaxRows, 2,
-                "avx512vnni w4a8 7x32 of 56x32"};
-  lower.w8a8 = {&avx512::block_tile<VnniTraits<8>>, kBlockMaxRows, 2,
-                "avx512vnni w8a8 7x32 of 56x32"};
+  lower.w4a4 = {&wide_tile<4, VnniTraits<4>>, kWideMaxRows, kWidePanels,
+                "avx512vnni w4a4 6x64 of 64x64"};
+  lower.w4a8 = {&wide_tile<4, VnniTraits<4>>, kWideMaxRows, kWidePanels,
+                "avx512vnni w4a8 6x64 of 64x64"};
+  lower.w8a8 = {&wide_tile<8, VnniTraits<8>>, kWideMaxRows, kWidePanels,
+                "avx512vnni w8a8 6x64 of 64x64"};
   return lower;
 }
 

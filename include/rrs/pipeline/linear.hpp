@@ -80,8 +80,9 @@ inline Status validate_match(const PreparedActivation& a, const WeightView& w) n
                           a.scheme.weight.group);
   }
   if (!a.is_float() && w.k > max_inputs(a.scheme, w.offsets != nullptr)) {
-    return invalid_argument("W.k", "with offsets and row groups must keep integer sums within int32",
-                            w.k, max_inputs(a.scheme, true));
+    return invalid_argument("W.k",
+                            "with offsets and row groups must keep integer sums within int32", w.k,
+                            max_inputs(a.scheme, true));
   }
   if (a.channels_fingerprint != w.channels_fingerprint) {
     return invalid_argument("channels", "must be the same for weight and activation (fingerprints)",

@@ -216,7 +216,7 @@ Result<PreparedWeight> prepare_erased_weight(const ErasedView& w, const Scheme& 
                                              const WeightOptions& options,
                                              const Executor& executor) {
   WeightJob job;
-  WeightBuilder builder;
+  WeightBuilder builder{};
   if (Status s = start_weight_job(w, scheme, options, &job); !s) return s;
   if (Status s = start_weight(w.rows, w.cols, scheme.weight, false, &builder); !s) return s;
   const WeightSections& sections = builder.sections;

@@ -185,7 +185,7 @@ Result<PreparedWeight> build_from_codes(const MatrixView<Code>& codes,
     return invalid_argument("codes.cols", "with row groups must keep integer sums within int32", k,
                             max_inputs(scheme, with_offsets));
   }
-  WeightBuilder builder;
+  WeightBuilder builder{};
   if (Status s = start_weight(n, k, scheme.weight, with_offsets, &builder); !s) return s;
   if (Status s = fill_scales(scales, builder.sections); !s) return s;
   if (Status s = fill_offsets(options, n, builder.sections); !s) return s;
@@ -209,7 +209,7 @@ inline Result<PreparedWeight> weight_from_q4(const void* blocks, std::int64_t n,
   if (blocks == nullptr && n > 0) {
     return invalid_argument("blocks", "must not be null when there are rows", 0, 1);
   }
-  WeightBuilder builder;
+  WeightBuilder builder{};
   if (Status s = start_weight(n, k, scheme.weight, with_minimum, &builder); !s) return s;
   const std::int64_t row_bytes = k / kQ4Group * (with_minimum ? kQ4_1Bytes : kQ4_0Bytes);
   const auto* bytes = static_cast<const std::uint8_t*>(blocks);

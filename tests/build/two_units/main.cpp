@@ -1,5 +1,5 @@
-// Two units with different -m flags in one program: the same bits at every level, ForceIsa reaches both,
-// and prepared activations pass between them.
+// Two units with different -m flags in one program: the same bits at every level, ForceIsa reaches
+// both, and prepared activations pass between them.
 #include <cstdio>
 #include <cstring>
 #include <vector>

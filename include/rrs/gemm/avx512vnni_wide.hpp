@@ -1,0 +1,261 @@
+// VNNI tiles of 8 rows and more: 64 rows x 4 panels, groups of up to 256 inputs, no offsets.
+//
+// Instructions: avx512vnni.hpp. Registers: 6 rows x 4 panels: 24 int32 accumulators + 4 weights + 1
+// broadcast = 29, floats in L1; 7 x 2: 14 int32 + 14 float + 2 + 1 = 31.
+// What bounds it (Granite Rapids, one thread): the clock read after each kernel falls from 4.0 GHz
+// to 3.4-3.6 under vpdpbusd alone and to about 3.2 with operands from L1, so a load saved is time
+// saved: 6x4 has 10 loads per 24 multiplications, 7x2 9 per 14. A float update in L1 costs a load
+// and a store per group, which pays at 128 only (sub-tile in L1, GMAC/s: 346 against 329; at 32:
+// 251 against 290). L1, 48 KB: 128 inputs x 64 rows 8 KB, twice (this block and the next), 4 panels
+// unpacked 8 KB, sums 16 KB, the next weights 4 KB. M=512 N=K=4096, removing one cost at a time:
+// activations from L2 10 % (prefetching the next block wins back 3), unpacking and weight prefetch
+// 9 %, Y 8 %. 7x2 for groups of 16 to 64 and 256, and for panels left over. No gain: 8x3, 5x4,
+// 12x2, 4x6, 5x5 in L1; tiles of 88 rows; weights interleaved by panel; broadcasts instead of
+// copies as start values; scratch placed free of 4K aliasing. Blocks of 256 inputs were slower with
+// 6x4 (54 rows then). Non-temporal stores of Y: +2 %, not taken, because the next layer would read Y from memory.
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "rrs/gemm/avx512_block.hpp"
+#include "rrs/gemm/avx512vnni_dot.hpp"
+
+#if RRS_X86_64
+
+RRS_TYPES_BEGIN
+
+// One block of K for P panels, shared by its sub-tiles.
+struct WideBlock {
+  const std::uint8_t* weights;  // 64 bytes per 4 inputs
+  std::int64_t panel_step;      // from one panel to the next
+  const std::int8_t* activations;
+  const float* v;              // [group][P][16]
+  const float* c;              // -M * v
+  const std::int32_t* starts;  // [group][rows]
+  const float* scales[kBlockGroups];
+  int rows;
+  int groups;
+  int group_inputs;
+  int last_inputs;
+  float* out;
+  std::int64_t out_stride;
+};
+
+RRS_TYPES_END
+
+RRS_ISA_WARNINGS_PUSH
+RRS_FUNCTIONS_BEGIN
+
+namespace avx512vnni {
+
+inline constexpr int kWideMaxRows = kBlockRowsBound;
+inline constexpr int kWideMinRows = 8;  // not tuned
+inline constexpr int kWidePanels = 4;
+
+// acc += all products of `inputs` inputs.
+template <unsigned R, unsigned P>
+RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void wide_dot(__m512i (&acc)[R][P], const std::uint8_t*& w,
+                                                     std::int64_t panel_step, const std::int8_t*& a,
+                                                     std::int64_t step, int inputs) noexcept {
+  const std::uint8_t* w3 = w + 3 * panel_step;  // addresses scale by 1 and 2, not by 3
+  for (int k = inputs; k > 0; k -= 4) {
+    __m512i w_u8x64[P];
+    RRS_UNROLL_FULL
+    for (unsigned p = 0; p < P; ++p)
+      w_u8x64[p] = _mm512_loadu_si512(p == 3 ? w3 : w + p * panel_step);
+    w += 64;
+    w3 += 64;
+    RRS_UNROLL_FULL
+    for (unsigned r = 0; r < R; ++r) {
+      const __m512i a_i8x64 = broadcast4(a + r * 4);
+      RRS_UNROLL_FULL
+      for (unsigned p = 0; p < P; ++p) acc[r][p] = dot(acc[r][p], w_u8x64[p], a_i8x64);
+    }
+    a += step;
+  }
+}
+
+// R rows x P panels over one block. kRegisters: float sums stay in registers across groups.
+template <unsigned R, unsigned P, bool kRegisters>
+RRS_TARGET_AVX512VNNI __attribute__((noinline)) inline void wide_sub(const WideBlock& b,
+                                                                     int first_row) noexcept {
+  const std::int64_t step = std::int64_t{b.rows} * 4;
+  const std::int8_t* a = b.activations + first_row * 4;
+  const std::uint8_t* w = b.weights;
+  const std::int32_t* starts = b.starts + first_row;
+  const float* v = b.v;
+  const float* c = b.c;
+  const int groups = b.groups;
+  const std::int64_t stride = kRegisters ? b.out_stride : std::int64_t{P * 16};
+  float* out = b.out + first_row * stride;
+  __m512 sum_f32x16[R][P];
+  RRS_UNROLL_FULL
+  for (unsigned r = 0; r < R && kRegisters; ++r) {
+    RRS_UNROLL_FULL
+    for (unsigned p = 0; p < P; ++p) sum_f32x16[r][p] = _mm512_loadu_ps(out + r * stride + p * 16);
+  }
+  for (int g = 0; g < groups; ++g) {
+    __m512i acc_i32x16[R][P];
+    RRS_UNROLL_FULL
+    for (unsigned r = 0; r < R; ++r) {
+      RRS_UNROLL_FULL
+      for (unsigned p = 0; p < P; ++p) acc_i32x16[r][p] = _mm512_set1_epi32(starts[r]);
+    }
+    starts += b.rows;
+    const float* s = b.scales[g] + first_row;
+    wide_dot<R, P>(acc_i32x16, w, b.panel_step, a, step,
+                   g + 1 == groups ? b.last_inputs : b.group_inputs);
+    __m512 s_f32x16[R];
+    RRS_UNROLL_FULL
+    for (unsigned r = 0; r < R && !kRegisters; ++r) s_f32x16[r] = _mm512_set1_ps(s[r]);
+    RRS_UNROLL_FULL
+    for (unsigned p = 0; p < P; ++p) {
+      const __m512 v_f32x16 = _mm512_load_ps(v + p * 16);
+      const __m512 c_f32x16 = _mm512_load_ps(c + p * 16);
+      RRS_UNROLL_FULL
+      for (unsigned r = 0; r < R; ++r) {
+        float* o = out + r * stride + p * 16;
+        const __m512 tmp_f32x16 =
+            _mm512_fmadd_ps(_mm512_castsi512_ps(acc_i32x16[r][p]), v_f32x16, c_f32x16);
+        const __m512 old_f32x16 = kRegisters ? sum_f32x16[r][p] : _mm512_loadu_ps(o);
+        const __m512 scale_f32x16 = kRegisters ? _mm512_set1_ps(s[r]) : s_f32x16[r];
+        const __m512 new_f32x16 = _mm512_fmadd_ps(tmp_f32x16, scale_f32x16, old_f32x16);
+        if (kRegisters) {
+          sum_f32x16[r][p] = new_f32x16;
+        } else {
+          _mm512_storeu_ps(o, new_f32x16);
+        }
+      }
+    }
+    v += P * 16;
+    c += P * 16;
+  }
+  RRS_UNROLL_FULL
+  for (unsigned r = 0; r < R && kRegisters; ++r) {
+    RRS_UNROLL_FULL
+    for (unsigned p = 0; p < P; ++p) _mm512_storeu_ps(out + r * stride + p * 16, sum_f32x16[r][p]);
+  }
+}
+
+// kMaxRows: the height of a full sub-tile.
+template <unsigned kMaxRows, unsigned P, bool kRegisters>
+RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void wide_rows(const WideBlock& b, int row,
+                                                      int rows) noexcept {
+  switch (rows) {
+    case 1: return wide_sub<1, P, kRegisters>(b, row);
+    case 2: return wide_sub<2, P, kRegisters>(b, row);
+    case 3: return wide_sub<3, P, kRegisters>(b, row);
+    case 4: return wide_sub<4, P, kRegisters>(b, row);
+    case 5: return wide_sub<5, P, kRegisters>(b, row);
+    case 6: return wide_sub<6, P, kRegisters>(b, row);
+    default: return wide_sub<kMaxRows, P, kRegisters>(b, row);
+  }
+}
+
+// v, c, starts and scales of the block.
+template <unsigned P>
+RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void wide_scales(const GemmTileArgs& a, int weight_bits,
+                                                        int panel, std::int64_t group, WideBlock& b,
+                                                        float* v, float* c,
+                                                        std::int32_t* starts) noexcept {
+  const __m512 minus_magic_f32x16 = _mm512_set1_ps(-kMagicValue);
+  avx512::fill_starts(a.code_sums + group * a.rows, b.groups * a.rows, kMagicBits, weight_bits - 1,
+                      starts);
+  for (int g = 0; g < b.groups; ++g) {
+    b.scales[g] = a.activation_scales + (group + g) / a.inner_per_activation * a.rows;
+    const f16* at =
+        a.weight_scales + panel * a.panel_scales + (group + g) / a.inner_per_weight * 16;
+    RRS_UNROLL_FULL
+    for (unsigned p = 0; p < P; ++p) {
+      const auto* scales = reinterpret_cast<const __m256i*>(at + p * a.panel_scales);
+      const __m512 v_f32x16 = _mm512_cvtph_ps(_mm256_loadu_si256(scales));
+      _mm512_store_ps(v + p * 16, v_f32x16);
+      _mm512_store_ps(c + p * 16, _mm512_mul_ps(v_f32x16, minus_magic_f32x16));
+    }
+    v += P * 16;
+    c += P * 16;
+  }
+}
+
+// All of K for P panels, in blocks of kInputs.
+template <unsigned R, unsigned P, bool kRegisters, int kBits, int kInputs>
+RRS_TARGET_AVX512VNNI inline void wide_columns(const GemmTileArgs& a, int panel) noexcept {
+  constexpr int kRows = R, kPanels = P;
+  constexpr int kStep = kInputs * kPanelOutputs;  // bytes of an unpacked panel
+  constexpr int kInputBytes = kPanelOutputs * kBits / 8;
+  constexpr std::size_t kUnpacked = kBits == 4 ? static_cast<std::size_t>(kPanels * kStep) : 64;
+  constexpr auto kScales = static_cast<std::size_t>(kInputs * kPanels);  // groups of 16 inputs
+  constexpr auto kStarts = static_cast<std::size_t>(kInputs / 16 * kWideMaxRows);
+  alignas(64) std::uint8_t unpacked[kUnpacked];
+  alignas(64) float v[kScales], c[kScales];
+  alignas(64) std::int32_t starts[kStarts];
+  WideBlock b;
+  b.v = v;
+  b.c = c;
+  b.starts = starts;
+  b.rows = a.rows;
+  b.group_inputs = a.inner_group;
+  b.out = a.out + panel * kPanelOutputs;
+  b.out_stride = std::int64_t{a.panels} * kPanelOutputs;
+  const std::uint8_t* weights = a.weights + panel * a.panel_bytes;
+  const int shares = (a.rows + kRows - 1) / kRows;
+  for (std::int64_t first = 0; first < a.k_padded; first += kInputs) {
+    const auto inputs = static_cast<int>((std::min)(std::int64_t{kInputs}, a.k_padded - first));
+    const bool last = first + kInputs >= a.k_padded;
+    b.groups = (inputs + b.group_inputs - 1) / b.group_inputs;
+    b.last_inputs = inputs - (b.groups - 1) * b.group_inputs;
+    b.activations = static_cast<const std::int8_t*>(a.activations) + first * a.rows;
+    wide_scales<P>(a, kBits, panel, first / a.inner_group, b, v, c, starts);
+    const std::uint8_t* at = weights + first * kInputBytes;
+    b.weights = kBits == 4 ? unpacked : at;
+    b.panel_step = kBits == 4 ? std::int64_t{kStep} : a.panel_bytes;
+    for (int p = 0; p < kPanels && kBits == 4; ++p) {
+      avx512::unpack_nibbles(at + p * a.panel_bytes, inputs, unpacked + p * kStep);
+    }
+    // Behind the last block: the next panels, the first activations again.
+    const std::uint8_t* next =
+        last ? weights + kPanels * a.panel_bytes : at + kInputs * kInputBytes;
+    const auto* next_a = last ? static_cast<const std::int8_t*>(a.activations)
+                              : b.activations + std::int64_t{kInputs} * a.rows;
+    int share = 0;
+    for (int row = 0; row < a.rows; ++share) {
+      const int left = a.rows - row;
+      const int parts = (left + kRows - 1) / kRows;
+      const int rows = (left + parts - 1) / parts;  // equal heights: none bound by latency
+      wide_rows<R, P, kRegisters>(b, row, rows);
+      row += rows;
+      for (int p = 0; p < kPanels; ++p) {
+        avx512::prefetch_share(next + p * a.panel_bytes, inputs * kInputBytes, share, shares);
+      }
+      avx512::prefetch_share(next_a, inputs * a.rows, share, shares);
+    }
+  }
+}
+
+// The tile leaf. Other: what runs few rows, row groups, offsets and groups beyond kMagic's bound.
+template <int kBits, class OtherTraits>
+RRS_TARGET_AVX512VNNI inline void wide_tile(const GemmTileArgs& a) noexcept {
+  const bool fits = a.rows >= kWideMinRows && a.inner_group != kRowGroup &&
+                    a.weight_offsets == nullptr && a.inner_group <= (kBits == 8 ? 128 : 256);
+  if (!fits) return avx512::block_tile<OtherTraits>(a);
+  for (int i = 0; i < a.rows * a.panels; ++i) {
+    _mm512_storeu_ps(a.out + i * kPanelOutputs, _mm512_setzero_ps());
+  }
+  if (a.panels == kWidePanels && a.inner_group == 128) {
+    return wide_columns<6, kWidePanels, false, kBits, 128>(a, 0);
+  }
+  int panel = 0;
+  for (; panel + 2 <= a.panels; panel += 2) wide_columns<7, 2, true, kBits, 256>(a, panel);
+  if (panel < a.panels) avx512::block_columns<OtherTraits>(a, panel, 1);
+}
+
+}  // namespace avx512vnni
+
+RRS_FUNCTIONS_END
+RRS_ISA_WARNINGS_POP
+
+#endif
