@@ -1,0 +1,261 @@
+#include "engine.hpp"
+
+#include <chrono>
+#include <stdexcept>
+#include <utility>
+
+#include "float_kernels.hpp"
+
+namespace rrs_llm {
+namespace {
+
+class Stopwatch {
+ public:
+  explicit Stopwatch(double* sum) : sum_(sum) {}
+  ~Stopwatch() {
+    *sum_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  double* sum_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+std::int64_t size_of(std::size_t n) noexcept { return static_cast<std::int64_t>(n); }
+
+std::vector<float> read_head(const ModelSource& source, const ModelConfig& c) {
+  const char* name = c.tied_head ? "token_embd" : "output";
+  std::vector<float> panels(static_cast<std::size_t>(padded16(size_of(c.vocab))) * c.hidden, 0.0f);
+  std::vector<float> rows(static_cast<std::size_t>(kLanes) * c.hidden);
+  for (std::size_t first = 0; first < c.vocab; first += kLanes) {
+    const std::size_t count = (std::min)(c.vocab - first, static_cast<std::size_t>(kLanes));
+    source.read_rows(name, first, count, rows.data());
+    float* panel = panels.data() + first * c.hidden;
+    for (std::size_t r = 0; r < count; ++r) {
+      for (std::size_t k = 0; k < c.hidden; ++k) panel[k * kLanes + r] = rows[r * c.hidden + k];
+    }
+  }
+  return panels;
+}
+
+}  // namespace
+
+std::string linear_name(std::size_t layer, std::size_t linear) {
+  return "blk." + std::to_string(layer) + "." + kLinearNames[linear];
+}
+
+ModelParts::ModelParts(const ModelSource& model) : source(model), config(model.config()) {
+  for (std::size_t i = 0; i < config.layers; ++i) {
+    const std::string prefix = "blk." + std::to_string(i) + ".";
+    Layer layer;
+    layer.attn_norm = source.read(prefix + "attn_norm");
+    layer.ffn_norm = source.read(prefix + "ffn_norm");
+    if (config.qk_norm) {
+      layer.q_norm = source.read(prefix + "attn_q_norm");
+      layer.k_norm = source.read(prefix + "attn_k_norm");
+    }
+    for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
+      const bool has = l <= kV ? config.qkv_bias : (l == kO && config.output_bias);
+      if (has) layer.bias[l] = source.read(linear_name(i, l) + ".bias");
+    }
+    layers.push_back(std::move(layer));
+  }
+  output_norm = source.read("output_norm");
+  head = read_head(source, config);
+}
+
+std::int64_t Sequence::kv_bytes() const noexcept {
+  std::int64_t bytes = 0;
+  for (const auto& store : stores_) bytes += store->bytes();
+  return bytes;
+}
+
+Engine::Engine(std::shared_ptr<const ModelParts> parts, LinearStack linears, StoreFactory stores,
+               const ThreadPool& pool)
+    : parts_(std::move(parts)),
+      linears_(std::move(linears)),
+      stores_(std::move(stores)),
+      pool_(pool),
+      rope_(parts_->config) {
+  if (linears_.size() != parts_->config.layers) {
+    throw std::runtime_error("linears: there are " + std::to_string(linears_.size()) +
+                             " layers of them, not " + std::to_string(parts_->config.layers));
+  }
+}
+
+Sequence Engine::start() const {
+  Sequence sequence;
+  const AttentionShape shape(config());
+  for (std::size_t i = 0; i < config().layers; ++i) sequence.stores_.push_back(stores_(shape));
+  return sequence;
+}
+
+std::int64_t Engine::logits_stride() const noexcept { return padded16(size_of(config().vocab)); }
+
+std::vector<LinearInfo> Engine::linear_infos() const {
+  std::vector<LinearInfo> infos;
+  for (const LayerLinears& layer : linears_) {
+    for (const auto& linear : layer) infos.push_back(linear->info());
+  }
+  return infos;
+}
+
+void Engine::embed(const std::vector<TokenId>& tokens) {
+  const std::size_t hidden = config().hidden;
+  b_.x.resize(tokens.size() * hidden);
+  for (std::size_t t = 0; t < tokens.size(); ++t) {
+    if (tokens[t] < 0 || static_cast<std::size_t>(tokens[t]) >= config().vocab) {
+      throw std::runtime_error("token " + std::to_string(tokens[t]) + " is not below " +
+                               std::to_string(config().vocab));
+    }
+    parts_->source.read_rows("token_embd", static_cast<std::size_t>(tokens[t]), 1,
+                             b_.x.data() + t * hidden);
+  }
+}
+
+void Engine::norm_rows(const float* x, const std::vector<float>& gain, std::int64_t rows,
+                       float* y) const {
+  const FloatKernels& kernels = float_kernels();
+  const std::int64_t n = size_of(gain.size());
+  const auto epsilon = static_cast<float>(config().rms_epsilon);
+  const Ranges ranges = split(rows, 16, pool_.threads());
+  pool_(ranges.tasks, [&](std::int64_t task) noexcept {
+    for (std::int64_t t = ranges.first(task); t < ranges.last(task); ++t) {
+      kernels.rms_norm(x + t * n, gain.data(), n, epsilon, y + t * n);
+    }
+  });
+}
+
+void Engine::set_input(std::size_t layer, std::size_t linear, const float* x, std::int64_t cols) {
+  if (observer_) observer_(layer, linear, x, rows_, cols);
+  input_.set(x, rows_, cols);
+}
+
+void Engine::apply(std::size_t layer, std::size_t linear, float* y, bool accumulate) {
+  const Stopwatch watch(&times_.linears);
+  const std::vector<float>& bias = parts_->layers[layer].bias[linear];
+  const ModelConfig& c = config();
+  const std::size_t widths[kLinearsPerLayer] = {c.heads * c.head_size,
+                                                c.kv_heads * c.head_size,
+                                                c.kv_heads * c.head_size,
+                                                c.hidden,
+                                                c.ffn,
+                                                c.ffn,
+                                                c.hidden};
+  LinearOutput out;
+  out.y = y;
+  out.stride = size_of(widths[linear]);
+  out.bias = bias.empty() ? nullptr : bias.data();
+  out.accumulate = accumulate;
+  linears_[layer][linear]->apply(input_, out, pool_);
+}
+
+void Engine::position_heads(std::size_t layer, std::int64_t position) {
+  const FloatKernels& kernels = float_kernels();
+  const ModelParts::Layer& parts = parts_->layers[layer];
+  const std::int64_t size = size_of(config().head_size);
+  const auto epsilon = static_cast<float>(config().rms_epsilon);
+  const auto one = [&](float* row, std::int64_t heads, const std::vector<float>& gain,
+                       std::int64_t at) {
+    for (std::int64_t h = 0; !gain.empty() && h < heads; ++h) {
+      kernels.rms_norm(row + h * size, gain.data(), size, epsilon, row + h * size);
+    }
+    rope_.apply(row, heads, at);
+  };
+  const std::int64_t heads = size_of(config().heads), kv_heads = size_of(config().kv_heads);
+  const Ranges ranges = split(rows_, 16, pool_.threads());
+  pool_(ranges.tasks, [&](std::int64_t task) noexcept {
+    for (std::int64_t t = ranges.first(task); t < ranges.last(task); ++t) {
+      one(b_.q.data() + t * heads * size, heads, parts.q_norm, position + t);
+      one(b_.k.data() + t * kv_heads * size, kv_heads, parts.k_norm, position + t);
+    }
+  });
+}
+
+void Engine::attention_block(std::size_t layer, KvStore* store, std::int64_t position) {
+  const ModelConfig& c = config();
+  norm_rows(b_.x.data(), parts_->layers[layer].attn_norm, rows_, b_.normed.data());
+  set_input(layer, kQ, b_.normed.data(), size_of(c.hidden));
+  apply(layer, kQ, b_.q.data(), false);
+  apply(layer, kK, b_.k.data(), false);
+  apply(layer, kV, b_.v.data(), false);
+  {
+    const Stopwatch watch(&times_.attention);
+    position_heads(layer, position);
+    store->append(b_.k.data(), b_.v.data(), rows_);
+    store->attend(b_.q.data(), rows_, b_.mixed.data(), pool_);
+  }
+  set_input(layer, kO, b_.mixed.data(), size_of(c.heads * c.head_size));
+  apply(layer, kO, b_.x.data(), true);
+}
+
+void Engine::ffn_block(std::size_t layer) {
+  const ModelConfig& c = config();
+  norm_rows(b_.x.data(), parts_->layers[layer].ffn_norm, rows_, b_.normed.data());
+  set_input(layer, kGate, b_.normed.data(), size_of(c.hidden));
+  apply(layer, kGate, b_.gate.data(), false);
+  apply(layer, kUp, b_.up.data(), false);
+  const FloatKernels& kernels = float_kernels();
+  const std::int64_t ffn = size_of(c.ffn);
+  const Ranges ranges = split(rows_, 4, pool_.threads());
+  pool_(ranges.tasks, [&](std::int64_t task) noexcept {
+    for (std::int64_t t = ranges.first(task); t < ranges.last(task); ++t) {
+      kernels.silu_product(b_.gate.data() + t * ffn, b_.up.data() + t * ffn, ffn);
+    }
+  });
+  set_input(layer, kDown, b_.gate.data(), ffn);
+  apply(layer, kDown, b_.x.data(), true);
+}
+
+const float* Engine::forward(const std::vector<TokenId>& tokens, Sequence* sequence) {
+  const Stopwatch watch(&times_.total);
+  const ModelConfig& c = config();
+  const std::size_t rows = tokens.size();
+  const std::size_t end = static_cast<std::size_t>(sequence->length_) + rows;
+  if (rows == 0 || end > c.context) {
+    throw std::runtime_error("tokens: " + std::to_string(end) + " in the sequence are not 1 to " +
+                             std::to_string(c.context) + " (the model's context)");
+  }
+  rows_ = size_of(rows);
+  rope_.reserve(size_of(end));
+  embed(tokens);
+  b_.normed.resize(rows * c.hidden);
+  b_.q.resize(rows * c.heads * c.head_size);
+  b_.mixed.resize(rows * c.heads * c.head_size);
+  b_.k.resize(rows * c.kv_heads * c.head_size);
+  b_.v.resize(rows * c.kv_heads * c.head_size);
+  b_.gate.resize(rows * c.ffn);
+  b_.up.resize(rows * c.ffn);
+  for (std::size_t layer = 0; layer < c.layers; ++layer) {
+    attention_block(layer, sequence->stores_[layer].get(), sequence->length_);
+    ffn_block(layer);
+  }
+  sequence->length_ = size_of(end);
+  norm_rows(b_.x.data(), parts_->output_norm, rows_, b_.normed.data());
+  return b_.normed.data();
+}
+
+void Engine::logits(const float* hidden, std::int64_t rows, float* out) {
+  const Stopwatch watch(&times_.head);
+  const FloatKernels& kernels = float_kernels();
+  const std::int64_t width = size_of(config().hidden);
+  const std::int64_t stride = logits_stride();
+  const Ranges ranges = split(stride / kLanes, 8, pool_.threads());
+  pool_(ranges.tasks, [&](std::int64_t task) noexcept {
+    PanelCall call;
+    call.x = hidden;
+    call.x_stride = width;
+    call.rows = rows;
+    call.panels = parts_->head.data() + ranges.first(task) * kLanes * width;
+    call.panel_stride = kLanes * width;
+    call.panel_count = ranges.last(task) - ranges.first(task);
+    call.k = width;
+    call.y = out + ranges.first(task) * kLanes;
+    call.y_stride = stride;
+    kernels.panel_product(call);
+  });
+}
+
+}  // namespace rrs_llm

@@ -1,0 +1,122 @@
+#pragma once
+// The forward pass: token ids to hidden states to logits.
+//
+// From: ModelParts (what every method shares) and LinearStack (the seven linears of each layer);
+// to: perplexity, generate, calibration. One Engine is one method; one Sequence is one growing
+// text. Everything outside the linears is float in one written order (float_kernels.hpp): with
+// linears whose window is one token, logits do not depend on how the tokens are cut into calls.
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "attention.hpp"
+#include "linear.hpp"
+#include "model_source.hpp"
+#include "rope.hpp"
+#include "thread_pool.hpp"
+
+namespace rrs_llm {
+
+// The seven linears of a layer; q, k and v share an input, so do gate and up.
+enum LinearIndex { kQ, kK, kV, kO, kGate, kUp, kDown };
+inline constexpr std::size_t kLinearsPerLayer = 7;
+inline constexpr std::array<const char*, kLinearsPerLayer> kLinearNames{
+    "attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"};
+
+std::string linear_name(std::size_t layer, std::size_t linear);  // "blk.3.ffn_up"
+
+// Embedding, norms, biases and the head; read once, shared by every method.
+struct ModelParts {
+  explicit ModelParts(const ModelSource& model);
+
+  const ModelSource& source;
+  ModelConfig config;
+  struct Layer {
+    std::vector<float> attn_norm, ffn_norm;
+    std::vector<float> q_norm, k_norm;                      // empty unless qk_norm
+    std::array<std::vector<float>, kLinearsPerLayer> bias;  // empty where there is none
+  };
+  std::vector<Layer> layers;
+  std::vector<float> output_norm;
+  std::vector<float> head;  // panels of 16 tokens, [hidden][16]
+};
+
+// Shared: engines that differ in the KV cache only have the same linears.
+using LayerLinears = std::array<std::shared_ptr<const Linear>, kLinearsPerLayer>;
+using LinearStack = std::vector<LayerLinears>;
+
+// Where the time of the last calls went, in seconds.
+struct EngineTimes {
+  double linears = 0.0;
+  double attention = 0.0;
+  double head = 0.0;
+  double total = 0.0;
+};
+
+class Sequence {
+ public:
+  std::int64_t length() const noexcept { return length_; }
+  std::int64_t kv_bytes() const noexcept;
+
+ private:
+  friend class Engine;
+  std::vector<std::unique_ptr<KvStore>> stores_;
+  std::int64_t length_ = 0;
+};
+
+using StoreFactory = std::function<std::unique_ptr<KvStore>(const AttentionShape&)>;
+
+class Engine {
+ public:
+  Engine(std::shared_ptr<const ModelParts> parts, LinearStack linears, StoreFactory stores,
+         const ThreadPool& pool);
+
+  Sequence start() const;
+  // Appends the tokens and returns their final hidden states [tokens][hidden], normed for the head;
+  // valid until the next call.
+  const float* forward(const std::vector<TokenId>& tokens, Sequence* sequence);
+  // logits [rows][padded vocabulary] of hidden rows; logits_stride() floats per row.
+  void logits(const float* hidden, std::int64_t rows, float* out);
+  std::int64_t logits_stride() const noexcept;
+
+  const ModelConfig& config() const noexcept { return parts_->config; }
+  const LinearStack& linears() const noexcept { return linears_; }
+  std::vector<LinearInfo> linear_infos() const;
+  const EngineTimes& times() const noexcept { return times_; }
+  void reset_times() noexcept { times_ = EngineTimes{}; }
+
+  // Called with the input of every linear before it runs (q stands for q, k, v; gate for gate, up).
+  using Observer = std::function<void(std::size_t layer, std::size_t linear, const float* x,
+                                      std::int64_t rows, std::int64_t cols)>;
+  void observe(Observer observer) { observer_ = std::move(observer); }
+
+ private:
+  struct Buffers {
+    std::vector<float> x, normed, q, k, v, mixed, gate, up;
+  };
+  void embed(const std::vector<TokenId>& tokens);
+  void norm_rows(const float* x, const std::vector<float>& gain, std::int64_t rows, float* y) const;
+  void apply(std::size_t layer, std::size_t linear, float* y, bool accumulate);
+  void set_input(std::size_t layer, std::size_t linear, const float* x, std::int64_t cols);
+  void attention_block(std::size_t layer, KvStore* store, std::int64_t position);
+  void ffn_block(std::size_t layer);
+  void position_heads(std::size_t layer, std::int64_t position);
+
+  std::shared_ptr<const ModelParts> parts_;
+  LinearStack linears_;
+  StoreFactory stores_;
+  const ThreadPool& pool_;
+  Rope rope_;
+  InputCache input_;
+  Buffers b_;
+  std::int64_t rows_ = 0;
+  EngineTimes times_;
+  Observer observer_;
+};
+
+}  // namespace rrs_llm

@@ -1,0 +1,169 @@
+#include "inspect.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <map>
+#include <utility>
+
+#include "prepare.hpp"
+#include "rrs/pipeline/weight_view.hpp"
+
+namespace rrs_llm {
+namespace {
+
+double megabytes(std::size_t bytes) { return static_cast<double>(bytes) / 1e6; }
+
+// Element (n - 1) / 2 in ascending order.
+double lower_median(std::vector<float> values) {
+  if (values.empty()) return 0.0;
+  const auto at = values.begin() + static_cast<std::ptrdiff_t>((values.size() - 1) / 2);
+  std::nth_element(values.begin(), at, values.end());
+  return static_cast<double>(*at);
+}
+
+// "blk.*.ffn_up": layers of one kind on one line.
+std::string kind_of(const std::string& name) {
+  if (name.rfind("blk.", 0) != 0) return name;
+  return "blk.*" + name.substr(name.find('.', 4));
+}
+
+struct ModuleState {
+  std::vector<float> channels;
+  std::vector<float> tokens;  // of the current window
+  double score_sum = 0.0;
+  double token_max = 0.0;
+  double token_median = 0.0;
+};
+
+void add_rows(const float* x, std::int64_t rows, std::int64_t cols, ModuleState* s) {
+  s->channels.resize(static_cast<std::size_t>(cols), 0.0f);
+  s->tokens.clear();
+  for (std::int64_t t = 0; t < rows; ++t) {
+    float most = 0.0f;
+    for (std::int64_t k = 0; k < cols; ++k) {
+      const float magnitude = std::fabs(x[t * cols + k]);
+      float& channel = s->channels[static_cast<std::size_t>(k)];
+      channel = (std::max)(channel, magnitude);
+      most = (std::max)(most, magnitude);
+    }
+    s->tokens.push_back(most);
+  }
+  const double most = static_cast<double>(*std::max_element(s->tokens.begin(), s->tokens.end()));
+  s->token_median = lower_median(s->tokens);
+  s->token_max = (std::max)(s->token_max, most);
+  s->score_sum += s->token_median > 0.0 ? most / s->token_median : 0.0;
+}
+
+}  // namespace
+
+std::string tensors_text(const ModelSource& model) {
+  const ModelConfig& c = model.config();
+  char line[300];
+  std::snprintf(line, sizeof line,
+                "%s: %s, %zu layers, hidden %zu, ffn %zu, %zu heads of %zu, %zu KV heads, "
+                "vocabulary %zu, context %zu%s\n\n",
+                model.path().c_str(), architecture_name(c.architecture), c.layers, c.hidden, c.ffn,
+                c.heads, c.head_size, c.kv_heads, c.vocab, c.context,
+                c.tied_head ? ", tied head" : "");
+  std::string out = line;
+  struct Row {
+    std::size_t count = 0, bytes = 0;
+  };
+  std::vector<std::string> order;
+  std::map<std::string, Row> rows;
+  std::size_t bytes = 0;
+  for (const ExpectedTensor& t : expected_tensors(c)) {
+    const TensorInfo info = *model.info(t.name);
+    char key[160];
+    std::snprintf(key, sizeof key, "%-22s %6zu x %-6zu %-5s", kind_of(t.name).c_str(), info.rows,
+                  info.columns, info.type.c_str());
+    if (rows.find(key) == rows.end()) order.emplace_back(key);
+    ++rows[key].count;
+    rows[key].bytes += info.bytes;
+    bytes += info.bytes;
+  }
+  for (const std::string& key : order) {
+    std::snprintf(line, sizeof line, "%s %4zu x  %9.2f MB\n", key.c_str(), rows[key].count,
+                  megabytes(rows[key].bytes));
+    out += line;
+  }
+  std::snprintf(line, sizeof line, "%.1f MB in all\n", megabytes(bytes));
+  return out + line;
+}
+
+std::string fit_text(const ModelSource& model, const Method& method) {
+  std::string out = method.name + ": " + describe(method) + "\n";
+  double bits = 0.0, weights = 0.0;
+  for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
+    const LinearPlan plan = method.plan(0, l);
+    const TensorInfo info = *model.info(linear_name(0, l));
+    const auto n = static_cast<std::int64_t>(info.rows),
+               k = static_cast<std::int64_t>(info.columns);
+    const double count = static_cast<double>(n) * static_cast<double>(k);
+    weights += count;
+    if (plan.kind == LinearKind::kFloat) {
+      bits += 32.0 * count;
+      continue;
+    }
+    const auto layout = rrs::weight_layout(n, k, plan.scheme.weight, false);
+    bits += layout ? 8.0 * static_cast<double>(layout->total_bytes) : 0.0;
+    const int group = rrs::inner_group(plan.scheme.activation.group, plan.scheme.weight.group);
+    const std::int64_t rest = group == rrs::kRowGroup ? 0 : k % group;
+    char line[200];
+    std::snprintf(line, sizeof line, "  %-12s N %-6lld K %-6lld %lld groups%s\n", kLinearNames[l],
+                  static_cast<long long>(n), static_cast<long long>(k),
+                  static_cast<long long>(rrs::group_count(k, group)),
+                  rest == 0 ? "" : (", the last of " + std::to_string(rest)).c_str());
+    out += line;
+  }
+  char line[100];
+  std::snprintf(line, sizeof line, "  %.2f bits per weight\n", bits / weights);
+  return out + line;
+}
+
+std::vector<ModuleOutliers> measure_outliers(Engine* engine, const std::vector<TokenId>& tokens,
+                                             std::size_t windows, std::size_t context) {
+  std::map<std::pair<std::size_t, std::size_t>, ModuleState> states;
+  engine->observe([&](std::size_t layer, std::size_t linear, const float* x, std::int64_t rows,
+                      std::int64_t cols) {
+    add_rows(x, rows, cols, &states[{layer, linear == kGate ? std::size_t{kUp} : linear}]);
+  });
+  for (std::size_t w = 0; w < windows; ++w) {
+    const auto first = tokens.begin() + static_cast<std::ptrdiff_t>(w * context);
+    Sequence sequence = engine->start();
+    engine->forward(std::vector<TokenId>(first, first + static_cast<std::ptrdiff_t>(context)),
+                    &sequence);
+  }
+  engine->observe(nullptr);
+  std::vector<ModuleOutliers> out;
+  for (const auto& [place, s] : states) {
+    ModuleOutliers m;
+    m.module = linear_name(place.first, place.second);
+    m.token_max = s.token_max;
+    m.token_median = s.token_median;
+    m.channel_max = static_cast<double>(*std::max_element(s.channels.begin(), s.channels.end()));
+    m.channel_median = lower_median(s.channels);
+    m.score = s.score_sum / static_cast<double>(windows);
+    out.push_back(m);
+  }
+  return out;
+}
+
+std::string outliers_text(std::vector<ModuleOutliers> modules, std::size_t most) {
+  std::stable_sort(modules.begin(), modules.end(),
+                   [](const auto& a, const auto& b) { return a.score > b.score; });
+  if (most != 0 && modules.size() > most) modules.resize(most);
+  char line[200];
+  std::snprintf(line, sizeof line, "%-20s %10s %11s %12s %13s %15s\n", "module (input)", "QFeM",
+                "token max", "token median", "channel max", "channel median");
+  std::string out = line;
+  for (const ModuleOutliers& m : modules) {
+    std::snprintf(line, sizeof line, "%-20s %10.2f %11.3f %12.3f %13.3f %15.3f\n", m.module.c_str(),
+                  m.score, m.token_max, m.token_median, m.channel_max, m.channel_median);
+    out += line;
+  }
+  return out;
+}
+
+}  // namespace rrs_llm

@@ -1,0 +1,89 @@
+#pragma once
+// Linear layers of a model, whatever arithmetic runs them, behind one interface.
+//
+//   Y[M,N] = X[M,K] W[N,K]^T (+ bias) (+ old Y)
+//
+// From: linear_float.cpp (OpenBLAS or the engine's own kernel), linear_rrs.cpp (the library),
+// linear_simulated.cpp (reference/). To: the engine's forward pass. Linears that share an input get
+// the same InputCache: activations are prepared once for q, k and v, and once for gate and up.
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "rrs/core/scheme.hpp"
+#include "rrs/pipeline/weight_view.hpp"
+#include "thread_pool.hpp"
+
+namespace rrs_llm {
+
+// A linear's place in the model, and what a table says about it.
+struct LinearInfo {
+  std::string name;       // canonical tensor name
+  std::string precision;  // "w4a4", "w4a16", "fp", ...
+  std::string kernel;     // the GEMM kernel that runs it
+  bool simulated = false;
+  std::int64_t weights = 0;
+  std::int64_t stored_bytes = 0;
+};
+
+struct LinearOutput {
+  float* y = nullptr;
+  std::int64_t stride = 0;
+  const float* bias = nullptr;
+  bool accumulate = false;
+};
+
+// One input matrix, and what has been made of it. Lives in the engine, reused for every call.
+class InputCache {
+ public:
+  InputCache();
+  ~InputCache();
+  InputCache(const InputCache&) = delete;
+  InputCache& operator=(const InputCache&) = delete;
+
+  void set(const float* x, std::int64_t rows, std::int64_t cols) noexcept;
+
+  const float* x() const noexcept { return x_; }
+  std::int64_t rows() const noexcept { return rows_; }
+  std::int64_t cols() const noexcept { return cols_; }
+
+  struct Prepared;  // linear_rrs.cpp
+  Prepared& prepared() noexcept { return *prepared_; }
+
+ private:
+  const float* x_ = nullptr;
+  std::int64_t rows_ = 0;
+  std::int64_t cols_ = 0;
+  std::unique_ptr<Prepared> prepared_;
+};
+
+class Linear {
+ public:
+  virtual ~Linear() = default;
+  // Throws std::runtime_error naming the linear when the library returns an error.
+  virtual void apply(InputCache& input, const LinearOutput& out, const ThreadPool& pool) const = 0;
+  virtual LinearInfo info() const = 0;
+  // The packed weight, for the quantized file; nullptr where there is none.
+  virtual const rrs::WeightView* packed() const noexcept { return nullptr; }
+  virtual const std::vector<float>* divisor() const noexcept { return nullptr; }
+};
+
+// Float weights [rows][cols].
+std::unique_ptr<Linear> make_float_linear(std::string name, std::vector<float> weight,
+                                          std::int64_t rows, std::int64_t cols);
+// "OpenBLAS 0.3.21 ..." or "rrs-llm panel kernel, avx512".
+std::string float_linear_library();
+
+// A packed weight that `owner` keeps alive; `activation` may differ from what it was prepared for.
+// `divisor`: empty, or one value per input (SmoothQuant).
+std::unique_ptr<Linear> make_rrs_linear(std::string name, rrs::WeightView weight,
+                                        const rrs::Scheme& scheme, std::vector<float> divisor,
+                                        std::shared_ptr<const void> owner);
+
+// RS with one channel per group, in float: it has no integer product.
+std::unique_ptr<Linear> make_simulated_rs_linear(std::string name, const rrs::WeightView& weight);
+
+}  // namespace rrs_llm

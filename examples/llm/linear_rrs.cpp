@@ -1,0 +1,138 @@
+// Linears through the library: prepare the activation once per input and scheme, then gemm.
+#include <cstring>
+#include <stdexcept>
+#include <utility>
+
+#include "linear.hpp"
+#include "rrs/pipeline/activation.hpp"
+#include "rrs/pipeline/explain.hpp"
+#include "rrs/pipeline/linear.hpp"
+
+namespace rrs_llm {
+
+// The activation that the workspace holds now, and for which scheme and channels it was made.
+struct InputCache::Prepared {
+  rrs::Workspace workspace;
+  rrs::PreparedActivation activation;
+  rrs::Scheme scheme;
+  const float* divisor = nullptr;
+  bool valid = false;
+};
+
+InputCache::InputCache() : prepared_(std::make_unique<Prepared>()) {}
+InputCache::~InputCache() = default;
+
+void InputCache::set(const float* x, std::int64_t rows, std::int64_t cols) noexcept {
+  x_ = x;
+  rows_ = rows;
+  cols_ = cols;
+  prepared_->valid = false;
+}
+
+namespace {
+
+[[noreturn]] void fail(const std::string& name, const rrs::Status& status) {
+  throw std::runtime_error(name + ": " + status.message());
+}
+
+// Everything that decides the prepared bytes, and the weight's side that gemm compares.
+bool same_preparation(const rrs::Scheme& a, const rrs::Scheme& b) noexcept {
+  const rrs::ActivationScheme& x = a.activation;
+  const rrs::ActivationScheme& y = b.activation;
+  return a.rotation.kind == b.rotation.kind && a.rotation.block == b.rotation.block &&
+         a.rotation.random_signs == b.rotation.random_signs &&
+         a.rotation.sign_seed == b.rotation.sign_seed && x.bits == y.bits &&
+         x.window.kind == y.window.kind && x.window.rows == y.window.rows && x.group == y.group &&
+         x.range == y.range && x.clip == y.clip && x.token_scale == y.token_scale &&
+         x.floor == y.floor && x.exact_reference == y.exact_reference &&
+         a.weight.bits == b.weight.bits && a.weight.group == b.weight.group;
+}
+
+bool same_values(const float* a, const float* b, std::int64_t count) noexcept {
+  if (a == b) return true;
+  return a != nullptr && b != nullptr &&
+         std::memcmp(a, b, static_cast<std::size_t>(count) * sizeof(float)) == 0;
+}
+
+class RrsLinear final : public Linear {
+ public:
+  RrsLinear(std::string name, const rrs::WeightView& weight, const rrs::Scheme& scheme,
+            std::vector<float> divisor, std::shared_ptr<const void> owner)
+      : name_(std::move(name)),
+        weight_(weight),
+        scheme_(scheme),
+        divisor_(std::move(divisor)),
+        owner_(std::move(owner)) {
+    const rrs::Explanation e = rrs::explain(scheme_, 1, weight_.n, weight_.k);
+    if (!e.status) fail(name_, e.status);
+    kernel_ = e.kernel;
+  }
+
+  void apply(InputCache& input, const LinearOutput& out, const ThreadPool& pool) const override {
+    const rrs::PreparedActivation& activation = prepare(input, pool);
+    const rrs::MatrixView<float> y(out.y, input.rows(), weight_.n, out.stride);
+    rrs::GemmOptions options;
+    options.bias = out.bias;
+    options.accumulate = out.accumulate;
+    const rrs::Status status = rrs::gemm(activation, weight_, y, pool, options);
+    if (!status) fail(name_, status);
+  }
+
+  LinearInfo info() const override {
+    const int bits = scheme_.activation.bits;
+    return LinearInfo{name_,
+                      "w" + std::to_string(weight_.scheme.weight.bits) + "a" + std::to_string(bits),
+                      kernel_,
+                      false,
+                      weight_.n * weight_.k,
+                      weight_.stored_bytes()};
+  }
+
+  const rrs::WeightView* packed() const noexcept override { return &weight_; }
+  const std::vector<float>* divisor() const noexcept override {
+    return divisor_.empty() ? nullptr : &divisor_;
+  }
+
+ private:
+  const rrs::PreparedActivation& prepare(InputCache& input, const ThreadPool& pool) const {
+    InputCache::Prepared& p = input.prepared();
+    const float* divisor = divisor_.empty() ? nullptr : divisor_.data();
+    const std::size_t bytes = rrs::workspace_bytes(
+        input.rows(), input.cols(), scheme_, scheme_.activation.exact_reference ? weight_.n : 0);
+    // A larger workspace (exact_reference repacks the weight there) means preparing again.
+    if (p.valid && bytes <= p.workspace.bytes() && same_preparation(p.scheme, scheme_) &&
+        same_values(p.divisor, divisor, input.cols())) {
+      return p.activation;
+    }
+    if (p.workspace.bytes() < bytes) p.workspace = rrs::Workspace(bytes + bytes / 4);
+    rrs::ActivationOptions options;
+    options.channels.divisor = divisor;
+    const rrs::MatrixView<const float> x(input.x(), input.rows(), input.cols());
+    p.valid = false;
+    const rrs::Status status =
+        rrs::smooth_rotate_quantize(x, scheme_, p.workspace, p.activation, pool, options);
+    if (!status) fail(name_, status);
+    p.scheme = scheme_;
+    p.divisor = divisor;
+    p.valid = true;
+    return p.activation;
+  }
+
+  std::string name_;
+  rrs::WeightView weight_;
+  rrs::Scheme scheme_;
+  std::vector<float> divisor_;
+  std::shared_ptr<const void> owner_;
+  std::string kernel_;
+};
+
+}  // namespace
+
+std::unique_ptr<Linear> make_rrs_linear(std::string name, rrs::WeightView weight,
+                                        const rrs::Scheme& scheme, std::vector<float> divisor,
+                                        std::shared_ptr<const void> owner) {
+  return std::make_unique<RrsLinear>(std::move(name), weight, scheme, std::move(divisor),
+                                     std::move(owner));
+}
+
+}  // namespace rrs_llm

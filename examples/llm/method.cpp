@@ -1,0 +1,356 @@
+#include "method.hpp"
+
+#include <cstdlib>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+#include "../support/quoted_name.hpp"
+#include "engine.hpp"
+#include "rrs/core/presets.hpp"
+
+namespace rrs_llm {
+namespace {
+
+constexpr const char* kNativeName = "q4_0_native";
+
+[[noreturn]] void bad_setting(const Setting& s, const std::string& allowed) {
+  throw std::runtime_error("setting " + rrs_examples::quoted_name(s.key) + ": " +
+                           rrs_examples::quoted_name(s.value) + " is not " + allowed);
+}
+
+long long parse_integer(const Setting& s, std::string_view text, long long least, long long most) {
+  const std::string digits(text);
+  char* end = nullptr;
+  errno = 0;
+  const long long value = std::strtoll(digits.c_str(), &end, 10);
+  if (digits.empty() || *end != 0 || errno != 0 || value < least || value > most) {
+    bad_setting(s, "an integer from " + std::to_string(least) + " to " + std::to_string(most));
+  }
+  return value;
+}
+
+int parse_group(const Setting& s) {
+  if (s.value == "row") return rrs::kRowGroup;
+  for (const int group : {16, 32, 64, 128, 256}) {
+    if (s.value == std::to_string(group)) return group;
+  }
+  bad_setting(s, "16, 32, 64, 128, 256 or row");
+}
+
+rrs::Range parse_range(const Setting& s) {
+  if (s.value == "symmetric") return rrs::Range::kSymmetric;
+  if (s.value == "full") return rrs::Range::kFull;
+  bad_setting(s, "symmetric or full");
+}
+
+float parse_clip(const Setting& s) {
+  char* end = nullptr;
+  const float value = std::strtof(s.value.c_str(), &end);
+  if (s.value.empty() || *end != 0 || !(value > 0.0f && value <= 1.0f)) {
+    bad_setting(s, "above 0 and at most 1");
+  }
+  return value;
+}
+
+void set_window(const Setting& s, rrs::Window* window) {
+  if (s.value == "whole") {
+    *window = rrs::Window{rrs::WindowKind::kWhole, 0};
+  } else if (s.value == "one") {
+    *window = rrs::Window{rrs::WindowKind::kOne, 0};
+  } else if (s.value.rfind("rows:", 0) == 0) {
+    const long long rows =
+        parse_integer(s, std::string_view(s.value).substr(5), 1, std::numeric_limits<int>::max());
+    *window = rrs::Window{rrs::WindowKind::kRows, rows};
+  } else {
+    bad_setting(s, "one, whole or rows:N");
+  }
+}
+
+void set_rotation(const Setting& s, rrs::Rotation* rotation) {
+  if (s.value == "none") {
+    rotation->kind = rrs::RotationKind::kNone;
+  } else if (s.value == "full") {
+    rotation->kind = rrs::RotationKind::kFull;
+  } else if (s.value.rfind("block:", 0) == 0) {
+    rotation->kind = rrs::RotationKind::kBlock;
+    rotation->block =
+        static_cast<int>(parse_integer(s, std::string_view(s.value).substr(6), 16, 256));
+  } else {
+    bad_setting(s, "none, full or block:N");
+  }
+}
+
+std::string with_underscores(std::string name) {
+  for (char& c : name) c = c == '-' ? '_' : c;
+  return name;
+}
+
+// * is any run of characters, ? is one.
+bool glob(std::string_view pattern, std::string_view name) {
+  if (pattern.empty()) return name.empty();
+  if (pattern[0] == '*') {
+    return glob(pattern.substr(1), name) || (!name.empty() && glob(pattern, name.substr(1)));
+  }
+  return !name.empty() && (pattern[0] == '?' || pattern[0] == name[0]) &&
+         glob(pattern.substr(1), name.substr(1));
+}
+
+const char* range_text(rrs::Range range) {
+  return range == rrs::Range::kFull ? "full" : "symmetric";
+}
+
+std::string group_text(int group) {
+  return group == rrs::kRowGroup ? "row" : std::to_string(group);
+}
+
+std::string number(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g", value);
+  return text;
+}
+
+std::string window_text(const rrs::Window& window) {
+  switch (window.kind) {
+    case rrs::WindowKind::kWhole: return "whole";
+    case rrs::WindowKind::kRows: return "rows:" + std::to_string(window.rows);
+    case rrs::WindowKind::kOne: return "one";
+    case rrs::WindowKind::kFrozen: break;
+  }
+  return "frozen";
+}
+
+std::string rotation_text(const rrs::Rotation& r) {
+  std::string text = "rotation none";
+  if (r.kind == rrs::RotationKind::kFull) text = "rotation full";
+  if (r.kind == rrs::RotationKind::kBlock) text = "rotation block:" + std::to_string(r.block);
+  if (r.kind != rrs::RotationKind::kNone && r.random_signs) {
+    text += ", sign seed " + std::to_string(r.sign_seed);
+  }
+  return text;
+}
+
+std::string activation_text(const rrs::ActivationScheme& a) {
+  if (a.bits == rrs::kActivationFloat) return "activations 16 bits (not quantized)";
+  std::string text = "activations " + std::to_string(a.bits) + " bits, window " +
+                     window_text(a.window) + ", group " + group_text(a.group) + ", " +
+                     range_text(a.range) + ", clip " + number(static_cast<double>(a.clip));
+  if (a.floor > 0.0f) text += ", floor " + number(static_cast<double>(a.floor));
+  if (a.exact_reference) text += ", sorted in every call";
+  return text;
+}
+
+}  // namespace
+
+bool matches(const std::string& pattern, const std::string& name) {
+  if (pattern.empty()) return true;
+  if (pattern.find_first_of("*?") != std::string::npos) return glob(pattern, name);
+  const std::string parts = "." + name + ".";
+  return parts.find("." + pattern + ".") != std::string::npos;
+}
+
+void apply_setting(const Setting& s, rrs::Scheme* scheme) {
+  rrs::ActivationScheme& a = scheme->activation;
+  if (s.key == "activation-bits") {
+    const long long bits = parse_integer(s, s.value, 2, rrs::kActivationFloat);
+    if (bits > 8 && bits != rrs::kActivationFloat) bad_setting(s, "2 to 8, or 16");
+    a.bits = static_cast<int>(bits);
+  } else if (s.key == "activation-group") {
+    a.group = parse_group(s);
+  } else if (s.key == "window") {
+    set_window(s, &a.window);
+  } else if (s.key == "rotation") {
+    set_rotation(s, &scheme->rotation);
+  } else if (s.key == "range") {
+    a.range = parse_range(s);
+  } else if (s.key == "clip") {
+    a.clip = parse_clip(s);
+  } else if (s.key == "weight-bits") {
+    const long long bits = parse_integer(s, s.value, 4, 8);
+    if (bits != 4 && bits != 8) bad_setting(s, "4 or 8");
+    scheme->weight.bits = static_cast<int>(bits);
+  } else if (s.key == "weight-group") {
+    scheme->weight.group = parse_group(s);
+  } else if (s.key == "weight-range") {
+    scheme->weight.range = parse_range(s);
+  } else if (s.key == "weight-scale") {
+    if (s.value != "absmax" && s.value != "search") bad_setting(s, "absmax or search");
+    scheme->weight.scale =
+        s.value == "absmax" ? rrs::WeightScale::kAbsmax : rrs::WeightScale::kSearch;
+  } else if (s.key == "sign-seed") {
+    scheme->rotation.random_signs = true;
+    scheme->rotation.sign_seed = static_cast<std::uint64_t>(
+        parse_integer(s, s.value, 0, std::numeric_limits<long long>::max()));
+  } else {
+    throw std::runtime_error(
+        "setting " + rrs_examples::quoted_name(s.key) +
+        " is not one of aN, wN, fp, activation-bits, activation-group, window, rotation, range, "
+        "clip, weight-bits, weight-group, weight-range, weight-scale, sign-seed");
+  }
+}
+
+std::vector<Setting> parse_settings(const std::string& pattern, const std::string& text,
+                                    char separator) {
+  std::vector<Setting> settings;
+  for (std::size_t at = 0; at <= text.size();) {
+    const std::size_t end = (std::min)(text.find(separator, at), text.size());
+    const std::string part = text.substr(at, end - at);
+    at = end + 1;
+    const std::size_t equals = part.find('=');
+    Setting s{pattern, part.substr(0, equals), ""};
+    if (equals != std::string::npos) {
+      s.value = part.substr(equals + 1);
+    } else if (part.size() > 1 && (part[0] == 'a' || part[0] == 'w') &&
+               part.find_first_not_of("0123456789", 1) == std::string::npos) {
+      s.key = part[0] == 'a' ? "activation-bits" : "weight-bits";
+      s.value = part.substr(1);
+    }
+    if (s.key != "fp" || equals != std::string::npos) {
+      rrs::Scheme probe;
+      apply_setting(s, &probe);  // refuses what it does not know, now rather than later
+    }
+    settings.push_back(s);
+  }
+  return settings;
+}
+
+std::vector<Setting> parse_override(const std::string& text) {
+  const std::size_t equals = text.find('=');
+  if (equals == std::string::npos || equals == 0 || equals + 1 == text.size()) {
+    throw std::runtime_error("override " + rrs_examples::quoted_name(text) +
+                             " is not PATTERN=SETTING[,SETTING...]");
+  }
+  return parse_settings(text.substr(0, equals), text.substr(equals + 1), ',');
+}
+
+LinearPlan Method::plan(std::size_t layer, std::size_t linear) const {
+  LinearPlan p{kind, scheme};
+  if (token_qkv && linear <= kV) {
+    if (p.kind == LinearKind::kSimulatedRs) p.kind = LinearKind::kRrs;
+    p.scheme.simulated = false;
+    p.scheme.activation.window = rrs::Window{};
+    p.scheme.activation.group = rrs::kRowGroup;
+    p.scheme.activation.exact_reference = false;
+    p.scheme.activation.floor = 0.0f;
+  }
+  const std::string linear_is = linear_name(layer, linear);
+  for (const Setting& s : settings) {
+    if (!matches(s.pattern, linear_is)) continue;
+    if (s.key == "fp") {
+      p.kind = LinearKind::kFloat;
+    } else if (p.kind != LinearKind::kFloat) {
+      apply_setting(s, &p.scheme);
+    }
+  }
+  if (p.kind == LinearKind::kRrs || p.kind == LinearKind::kNative) {
+    if (const rrs::Status status = rrs::validate(p.scheme); !status) {
+      throw std::runtime_error("method " + name + ", " + linear_is + ": " + status.message());
+    }
+  }
+  return p;
+}
+
+rrs::KvScheme Method::kv(int bits) const {
+  const bool own = kind == LinearKind::kRrs || kind == LinearKind::kSimulatedRs;
+  const rrs::Result<rrs::KvScheme> found = rrs::presets::kv(own ? preset.c_str() : "rrs", bits);
+  if (!found) throw std::runtime_error("method " + name + ": " + found.status().message());
+  return *found;
+}
+
+std::vector<std::string> method_names() {
+  std::vector<std::string> names{"fp"};
+  rrs::presets::for_each([&](const rrs::NamedPreset& p) { names.emplace_back(p.name); });
+  names.emplace_back("q4_0-native");
+  return names;
+}
+
+namespace {
+
+// The file's own weights: only the activation side may be changed.
+void check_native(const std::vector<Setting>& settings) {
+  for (const Setting& s : settings) {
+    const bool weight_side =
+        s.key.rfind("weight-", 0) == 0 || s.key == "rotation" || s.key == "sign-seed";
+    if (weight_side) {
+      throw std::runtime_error("setting " + rrs_examples::quoted_name(s.key) +
+                               ": q4_0-native takes the weights as the file holds them");
+    }
+  }
+}
+
+}  // namespace
+
+Method make_method(const std::string& text, const std::vector<Setting>& common) {
+  const std::size_t at = text.find('@');
+  std::vector<Setting> settings = common;
+  if (at != std::string::npos) {
+    for (const Setting& s : parse_settings("", text.substr(at + 1), '@')) settings.push_back(s);
+  }
+  const std::string name = text.substr(0, at);
+  Method m;
+  m.name = with_underscores(name);
+  m.preset = m.name;
+  m.settings = settings;
+  if (m.name == "fp") {
+    m.settings.clear();
+    if (at != std::string::npos) throw std::runtime_error("method fp: takes no settings");
+    return m;
+  }
+  m.kind = LinearKind::kRrs;
+  if (m.name == kNativeName) {
+    check_native(settings);
+    m.name = at == std::string::npos ? "q4_0-native" : "q4_0-native" + text.substr(at);
+    m.kind = LinearKind::kNative;
+    m.scheme.rotation.kind = rrs::RotationKind::kNone;
+    m.scheme.activation.bits = 8;
+    return m;
+  }
+  const rrs::Result<rrs::Scheme> preset = rrs::presets::by_name(m.name.c_str());
+  if (!preset) {
+    std::string all;
+    for (const std::string& known : method_names()) all += (all.empty() ? "" : ", ") + known;
+    throw std::runtime_error("method " + rrs_examples::quoted_name(name) + " is not one of " + all);
+  }
+  m.scheme = *preset;
+  m.token_qkv = m.name == "rs" || m.name == "rrs_published";
+  if (m.scheme.simulated) m.kind = LinearKind::kSimulatedRs;
+  if (at != std::string::npos) m.name += text.substr(at);
+  return m;
+}
+
+std::string describe_weight(const rrs::Scheme& s) {
+  return rotation_text(s.rotation) + "; weights " + std::to_string(s.weight.bits) +
+         " bits, group " + group_text(s.weight.group) + ", " + range_text(s.weight.range) +
+         (s.weight.scale == rrs::WeightScale::kSearch ? ", search" : ", absmax");
+}
+
+std::string describe(const rrs::Scheme& s) {
+  std::string text = activation_text(s.activation) + "; " + describe_weight(s);
+  if (s.smoothquant_alpha > 0.0f) {
+    text += "; smoothquant alpha " + number(static_cast<double>(s.smoothquant_alpha));
+  }
+  return text;
+}
+
+std::string describe(const Method& m) {
+  if (m.kind == LinearKind::kFloat) return "float weights and activations";
+  rrs::Scheme scheme = m.scheme;
+  std::string exceptions;
+  for (const Setting& s : m.settings) {
+    if (s.pattern.empty() && s.key != "fp") {
+      apply_setting(s, &scheme);
+    } else {
+      exceptions += "; " + s.pattern + ": " + s.key + (s.value.empty() ? "" : "=" + s.value);
+    }
+  }
+  std::string text = describe(scheme);
+  if (m.kind == LinearKind::kSimulatedRs) {
+    text = "simulated in float, one smoothing scale per channel; " + text;
+  }
+  if (m.kind == LinearKind::kNative) text = activation_text(scheme.activation) + "; file's weights";
+  if (m.token_qkv) text += "; q, k, v per token";
+  return text + exceptions;
+}
+
+}  // namespace rrs_llm

@@ -1,0 +1,69 @@
+#pragma once
+// Perplexity of methods, side by side with the float model.
+//
+// Published protocol: one token stream, cut into windows of `context` tokens that do not overlap;
+// in each window tokens 1..context-1 are predicted from those before them in the window; the mean
+// negative log-likelihood over all of them; the tail is dropped. Against the float logits of the
+// same positions: KL(fp || method), and how often the most likely token agrees.
+// Windows are taken one by one, the float model first, so that only one window of float logits is
+// in memory (context x vocabulary x 4 bytes).
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine.hpp"
+
+namespace rrs_llm {
+
+// Linears that ran at one precision with one kernel.
+struct LinearCount {
+  std::string precision;
+  std::string kernel;
+  std::size_t count = 0;
+  bool simulated = false;
+};
+
+struct MethodRecord {
+  std::string method;
+  std::string scheme;
+  int kv_bits = 16;
+  std::size_t windows = 0;
+  std::size_t context = 0;
+  double perplexity = 0.0;
+  double standard_error = 0.0;  // of the perplexity, over windows; 0 with one window
+  double ratio = 1.0;           // to fp
+  double kld_mean = 0.0;
+  double kld_p99 = 0.0;
+  double top1 = 1.0;  // share of positions whose most likely token is fp's
+  double bits_per_weight = 0.0;
+  double tokens_per_second = 0.0;  // prefill: forward passes, without the head
+  double outside_linears = 0.0;    // share of that time
+  double prepare_seconds = 0.0;
+  bool simulated = false;
+  std::vector<LinearCount> linears;
+};
+
+struct Contestant {
+  std::string method;
+  std::string scheme;
+  int kv_bits = 16;
+  double prepare_seconds = 0.0;
+  std::unique_ptr<Engine> engine;
+};
+
+// The number of windows in the text, at most `most` (0: no limit); throws when there is none.
+std::size_t window_count(std::size_t tokens, std::size_t context, std::size_t most);
+
+// contestants[0] is the float model. `tokens`: the whole stream, BOS included where there is one.
+std::vector<MethodRecord> measure_perplexity(
+    const std::vector<Contestant>& contestants, const std::vector<TokenId>& tokens,
+    std::size_t windows, std::size_t context, const ThreadPool& pool,
+    const std::function<void(const std::string& what, double done, double all)>& progress);
+
+std::string records_table(const std::vector<MethodRecord>& records);
+std::string records_json(const std::vector<MethodRecord>& records);
+
+}  // namespace rrs_llm

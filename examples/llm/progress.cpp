@@ -1,0 +1,48 @@
+#include "progress.hpp"
+
+#include <cstdio>
+#include <utility>
+
+#include <unistd.h>
+
+namespace rrs_llm {
+namespace {
+
+constexpr double kQuietSeconds = 2.0;
+constexpr double kRefreshSeconds = 0.1;
+
+double since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+std::string progress_text(const std::string& what, const std::string& unit, double done, double all,
+                          double seconds) {
+  char text[200];
+  const double rate = seconds > 0.0 ? done / seconds : 0.0;
+  if (rate <= 0.0 || all <= 0.0) {
+    std::snprintf(text, sizeof text, "%.100s: %.0f %s", what.c_str(), done, unit.c_str());
+    return text;
+  }
+  const auto left = static_cast<long>((all - done) / rate + 0.5);
+  std::snprintf(text, sizeof text, "%.100s: %3.0f %%, %.*f %s/s, %ld:%02ld left", what.c_str(),
+                100.0 * done / all, rate < 10.0 ? 1 : 0, rate, unit.c_str(), left / 60, left % 60);
+  return text;
+}
+
+Progress::Progress(std::string what, std::string unit)
+    : what_(std::move(what)), unit_(std::move(unit)), terminal_(::isatty(STDERR_FILENO) == 1) {}
+
+Progress::~Progress() {
+  if (visible_) std::fprintf(stderr, "\r\033[K");
+}
+
+void Progress::update(double done, double all) {
+  if (!terminal_ || since(start_) < kQuietSeconds || since(shown_) < kRefreshSeconds) return;
+  shown_ = Clock::now();
+  visible_ = true;
+  std::fprintf(stderr, "\r\033[K%s", progress_text(what_, unit_, done, all, since(start_)).c_str());
+}
+
+}  // namespace rrs_llm

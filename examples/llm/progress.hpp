@@ -1,0 +1,37 @@
+#pragma once
+// A progress line on stderr: what, how far, rate, time left.
+//
+// Appears after two seconds, only when stderr is a terminal, at most ten times a second; erased at
+// the end. From: any loop that counts; to: people.
+
+#include <chrono>
+#include <cstddef>
+#include <string>
+
+namespace rrs_llm {
+
+// "12.3 tokens/s, 1:05 left"; for the line, and for tests.
+std::string progress_text(const std::string& what, const std::string& unit, double done, double all,
+                          double seconds);
+
+class Progress {
+ public:
+  Progress(std::string what, std::string unit);
+  ~Progress();
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+
+  void update(double done, double all);
+  void label(std::string what) { what_ = std::move(what); }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  std::string what_;
+  std::string unit_;
+  Clock::time_point start_ = Clock::now();
+  Clock::time_point shown_ = start_;
+  bool terminal_;
+  bool visible_ = false;
+};
+
+}  // namespace rrs_llm

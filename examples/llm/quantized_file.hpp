@@ -1,0 +1,43 @@
+#pragma once
+// Prepared linears in a file: written once, then mapped and used in place.
+//
+//   NAME.rrs      U8   the bytes of rrs::serialize_weight, 64-byte aligned
+//   NAME.divisor  F32  SmoothQuant's divisors of the linear's input, where there are any
+//   metadata      format, version, method, description, model fingerprint
+//
+// From: `quantize`; to: `perplexity` and `generate` with --weights. A safetensors file that appears
+// complete or not at all. Embedding, norms, head and tokenizer stay in the model's own file, which
+// must be the one the weights were made from: a fingerprint of its configuration and of rows of
+// every tensor is compared. One tensor is in memory at a time while writing.
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "engine.hpp"
+#include "method.hpp"
+#include "prepare.hpp"
+
+namespace rrs_llm {
+
+inline constexpr const char* kQuantizedFormat = "rrs-llm quantized linears";
+inline constexpr const char* kQuantizedVersion = "1";
+
+// Not a defence against forgery.
+std::string model_fingerprint(const ModelSource& model);
+
+// `text`: the method as make_method takes it, with every setting in it. Throws for fp and for
+// simulated methods: they have no packed weights.
+void write_quantized(const ModelSource& model, const Method& method, const PrepareOptions& options,
+                     const ThreadPool& pool, const std::string& out);
+
+struct QuantizedFile {
+  Method method;
+  std::string description;
+  LinearStack linears;  // keep the mapping alive
+};
+
+// Throws naming the file and what differs: format, version, model, tensor, shape or checksum.
+QuantizedFile open_quantized(const std::string& path, const ModelSource& model);
+
+}  // namespace rrs_llm

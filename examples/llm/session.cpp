@@ -1,0 +1,120 @@
+#include "session.hpp"
+
+#include <chrono>
+#include <stdexcept>
+#include <thread>
+#include <utility>
+
+#include "../support/mapped_file.hpp"
+#include "progress.hpp"
+#include "quantized_file.hpp"
+
+namespace rrs_llm {
+namespace {
+
+// Enough for channel maxima to settle; the papers use 128 short sequences.
+constexpr std::size_t kCalibrationTokens = 8192;
+constexpr std::size_t kCalibrationWindow = 1024;
+
+int thread_count(int asked) {
+  if (asked != 0) return asked;
+  const unsigned found = std::thread::hardware_concurrency();
+  return found == 0 ? 1 : static_cast<int>(found);
+}
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+StoreFactory store_factory(const rrs::KvScheme& scheme) {
+  if (scheme.bits == 16) return [](const AttentionShape& shape) { return make_f16_store(shape); };
+  return [scheme](const AttentionShape& shape) { return make_quantized_store(shape, scheme); };
+}
+
+Session::Session(const SessionOptions& options)
+    : options_(options),
+      model_(open_model(options.model)),
+      pool_(std::make_unique<ThreadPool>(thread_count(options.threads))) {}
+
+std::shared_ptr<const ModelParts> Session::parts() {
+  if (parts_ == nullptr) parts_ = std::make_shared<const ModelParts>(*model_);
+  return parts_;
+}
+
+std::vector<TokenId> Session::tokens_of_file(const std::string& path) const {
+  const rrs_examples::MappedFile file(path);
+  EncodeOptions encode;
+  encode.prepend_bos = model_->config().add_bos;
+  try {
+    return model_->tokenizer().encode(file.text(), encode);
+  } catch (const std::runtime_error& error) {
+    throw std::runtime_error(path + ": " + error.what());
+  }
+}
+
+const LinearStack& Session::float_linears() {
+  if (float_linears_.empty()) {
+    Progress progress("reading", "linears");
+    PrepareOptions options;
+    options.progress = [&](std::size_t done, std::size_t all) {
+      progress.update(static_cast<double>(done), static_cast<double>(all));
+    };
+    float_linears_ = prepare_linears(*model_, make_method("fp", {}), options, *pool_);
+  }
+  return float_linears_;
+}
+
+const Calibration& Session::calibration() {
+  if (calibration_) return *calibration_;
+  std::vector<TokenId> tokens =
+      options_.calibration.empty() ? spare_tokens_ : tokens_of_file(options_.calibration);
+  if (tokens.empty()) {
+    throw std::runtime_error("SmoothQuant needs a calibration text: --calibration FILE");
+  }
+  tokens.resize((std::min)(tokens.size(), kCalibrationTokens));
+  Engine engine(parts(), float_linears(), store_factory(make_method("fp", {}).kv(16)), *pool_);
+  Progress progress("calibrating", "tokens");
+  const std::size_t window = (std::min)(kCalibrationWindow, model_->config().context);
+  calibration_ = calibrate(&engine, tokens, window, [&](std::size_t done, std::size_t all) {
+    progress.update(static_cast<double>(done), static_cast<double>(all));
+  });
+  return *calibration_;
+}
+
+Contestant Session::prepare(const Method& method, int kv_bits) {
+  PrepareOptions options;
+  options.store = &store_;
+  if (method.needs_calibration()) options.calibration = &calibration();
+  const auto start = std::chrono::steady_clock::now();
+  Progress progress("preparing " + method.name, "linears");
+  options.progress = [&](std::size_t done, std::size_t all) {
+    progress.update(static_cast<double>(done), static_cast<double>(all));
+  };
+  const rrs::KvScheme kv = method.kv(kv_bits);
+  Contestant c;
+  c.method = method.name;
+  c.scheme = describe(method);
+  c.kv_bits = kv.bits;
+  const bool is_fp = method.kind == LinearKind::kFloat;
+  LinearStack linears = is_fp ? float_linears() : prepare_linears(*model_, method, options, *pool_);
+  c.engine = std::make_unique<Engine>(parts(), std::move(linears), store_factory(kv), *pool_);
+  c.prepare_seconds = seconds_since(start);
+  return c;
+}
+
+Contestant Session::open(const std::string& weights) {
+  const auto start = std::chrono::steady_clock::now();
+  QuantizedFile file = open_quantized(weights, *model_);
+  const rrs::KvScheme kv = file.method.kv(options_.kv_bits);
+  Contestant c;
+  c.method = file.method.name;
+  c.scheme = file.description;
+  c.kv_bits = kv.bits;
+  c.engine = std::make_unique<Engine>(parts(), std::move(file.linears), store_factory(kv), *pool_);
+  c.prepare_seconds = seconds_since(start);
+  return c;
+}
+
+}  // namespace rrs_llm

@@ -1,0 +1,59 @@
+#pragma once
+// What the program's commands share: an open model, threads, and engines made by name.
+//
+// From: command-line options; to: the commands. An engine comes from a method (prepared here) or
+// from a quantized file (mapped, nothing is prepared).
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "method.hpp"
+#include "perplexity.hpp"
+#include "prepare.hpp"
+
+namespace rrs_llm {
+
+struct SessionOptions {
+  std::string model;
+  int threads = 0;  // 0: as many as the machine has
+  int kv_bits = 16;
+  std::string calibration;  // text file for SmoothQuant; empty: the commands say what they do
+};
+
+class Session {
+ public:
+  explicit Session(const SessionOptions& options);
+
+  const ModelSource& model() const noexcept { return *model_; }
+  const ThreadPool& pool() const noexcept { return *pool_; }
+  std::shared_ptr<const ModelParts> parts();
+
+  Contestant prepare(const Method& method) { return prepare(method, options_.kv_bits); }
+  Contestant prepare(const Method& method, int kv_bits);
+  // `weights`: a file that `quantize` wrote for this model.
+  Contestant open(const std::string& weights);
+
+  // A file's bytes as tokens; BOS first when the model's metadata says so.
+  std::vector<TokenId> tokens_of_file(const std::string& path) const;
+  // Tokens to calibrate on, if no calibration file was named.
+  void set_calibration_tokens(std::vector<TokenId> tokens) { spare_tokens_ = std::move(tokens); }
+  const Calibration& calibration();
+
+ private:
+  SessionOptions options_;
+  std::unique_ptr<ModelSource> model_;
+  std::unique_ptr<ThreadPool> pool_;
+  std::shared_ptr<const ModelParts> parts_;
+  const LinearStack& float_linears();
+
+  WeightStore store_;
+  LinearStack float_linears_;  // f32, read once: fp, calibration
+  std::vector<TokenId> spare_tokens_;
+  std::optional<Calibration> calibration_;
+};
+
+StoreFactory store_factory(const rrs::KvScheme& scheme);
+
+}  // namespace rrs_llm

@@ -1,0 +1,176 @@
+// Generation: choice of tokens, repeatability, end tokens, the context's limit; and the program.
+
+#include <cstdio>
+
+#include "../../examples/llm/commands.hpp"
+#include "../../examples/llm/generate.hpp"
+#include "../../examples/llm/inspect.hpp"
+#include "engine_support.hpp"
+
+namespace {
+
+using namespace rrs_llm;
+using namespace rrs_llm_test;
+
+TEST(Choose, GreedyTakesTheFirstLargest) {
+  const float logits[] = {0.0f, 3.0f, -1.0f, 3.0f};
+  EXPECT_EQ(choose_token(logits, 4, GenerateOptions{}, 0.99), 1);
+}
+
+TEST(Choose, SamplingFollowsTheProbabilities) {
+  const float logits[] = {std::log(0.5f), std::log(0.3f), std::log(0.15f), std::log(0.05f)};
+  GenerateOptions o;
+  o.temperature = 1.0;
+  o.top_p = 1.0;
+  EXPECT_EQ(choose_token(logits, 4, o, 0.49), 0);
+  EXPECT_EQ(choose_token(logits, 4, o, 0.51), 1);
+  EXPECT_EQ(choose_token(logits, 4, o, 0.81), 2);
+  EXPECT_EQ(choose_token(logits, 4, o, 0.999), 3);
+  o.top_p = 0.7;  // the first two, renormalized: 0.625 and 0.375
+  EXPECT_EQ(choose_token(logits, 4, o, 0.62), 0);
+  EXPECT_EQ(choose_token(logits, 4, o, 0.63), 1);
+  EXPECT_EQ(choose_token(logits, 4, o, 0.999), 1);
+  o.temperature = 1e-3;
+  EXPECT_EQ(choose_token(logits, 4, o, 0.999), 0);
+}
+
+TEST(Generate, SeedsRepeatAndDecodingEqualsPrefill) {
+  TinyModel m = tiny_model(Architecture::kLlama, true);
+  const TempFolder folder;
+  TinyEngine tiny(write_tiny_gguf(m, folder), "rrs", 4);
+  const std::vector<TokenId> prompt = random_tokens(m, 9, 1);
+  GenerateOptions o;
+  o.tokens = 20;
+  o.temperature = 1.5;
+  std::vector<TokenId> streamed;
+  const auto a = generate(tiny.engine.get(), prompt, o, [&](TokenId t) { streamed.push_back(t); });
+  EXPECT_EQ(streamed, a.tokens);
+  EXPECT_EQ(generate(tiny.engine.get(), prompt, o, nullptr).tokens, a.tokens);
+  o.seed = 2;
+  EXPECT_NE(generate(tiny.engine.get(), prompt, o, nullptr).tokens, a.tokens);
+  o.temperature = 0.0;
+  const auto greedy = generate(tiny.engine.get(), prompt, o, nullptr);
+  std::vector<TokenId> all = prompt;
+  all.insert(all.end(), greedy.tokens.begin(), greedy.tokens.end());
+  const auto logits = tiny.logits(all);
+  for (std::size_t i = 0; i < greedy.tokens.size(); ++i) {
+    const auto& row = logits[prompt.size() - 1 + i];
+    EXPECT_EQ(std::max_element(row.begin(), row.end()) - row.begin(), greedy.tokens[i]);
+  }
+  EXPECT_GT(greedy.kv_bytes, 0);
+}
+
+TEST(Generate, StopsAtAnEndTokenAndAtTheContext) {
+  TinyModel m = tiny_model(Architecture::kLlama, true);
+  const TempFolder folder;
+  TinyEngine tiny(write_tiny_gguf(m, folder), "rrs");
+  const std::vector<TokenId> prompt = random_tokens(m, 100, 1);
+  GenerateOptions o;
+  o.tokens = 1000;
+  o.temperature = 100.0;  // nearly uniform: the end token comes soon enough, or the context does
+  bool ended = false, full = false;
+  for (o.seed = 1; o.seed <= 60 && !(ended && full); ++o.seed) {
+    const auto r = generate(tiny.engine.get(), prompt, o, nullptr);
+    if (r.ended) {
+      ended = true;
+    } else {
+      full = true;
+      EXPECT_EQ(r.tokens.size(), 29u);  // the last one needs no forward pass
+    }
+    for (const TokenId t : r.tokens) EXPECT_NE(t, static_cast<TokenId>(m.vocabulary.end));
+  }
+  EXPECT_TRUE(ended);
+  EXPECT_TRUE(full);
+  expect_in(refusal([&] { generate(tiny.engine.get(), {}, o, nullptr); }), {"prompt"});
+  o.top_p = 0.0;
+  expect_in(refusal([&] { generate(tiny.engine.get(), prompt, o, nullptr); }), {"top-p"});
+}
+
+TEST(Inspect, OutliersAreThoseOfTheInputs) {
+  TinyModel m = tiny_model(Architecture::kLlama, true);
+  const TempFolder folder;
+  TinyEngine tiny(write_tiny_gguf(m, folder), "fp");
+  double most = 0.0;
+  tiny.engine->observe([&](std::size_t layer, std::size_t linear, const float* x, std::int64_t rows,
+                           std::int64_t cols) {
+    if (layer != 1 || linear != kDown) return;
+    for (std::int64_t i = 0; i < rows * cols; ++i) {
+      most = (std::max)(most, static_cast<double>(std::fabs(x[i])));
+    }
+  });
+  const std::vector<TokenId> tokens = random_tokens(m, 64, 1);
+  Sequence sequence = tiny.engine->start();
+  tiny.engine->forward(std::vector<TokenId>(tokens.begin(), tokens.begin() + 32), &sequence);
+  const auto modules = measure_outliers(tiny.engine.get(), tokens, 1, 32);
+  ASSERT_EQ(modules.size(), 8u);
+  int found = 0;
+  for (const ModuleOutliers& o : modules) {
+    EXPECT_GE(o.score, 1.0);
+    EXPECT_EQ(o.token_max, o.channel_max);
+    if (o.module != "blk.1.ffn_down") continue;
+    EXPECT_EQ(o.token_max, most);
+    EXPECT_NEAR(o.score, o.token_max / o.token_median, 1e-6);
+    ++found;
+  }
+  EXPECT_EQ(found, 1);
+  expect_in(outliers_text(modules, 2), {"QFeM"});
+}
+
+// Exit code of the program with these arguments.
+int run(const std::vector<const char*>& arguments) {
+  std::vector<const char*> argv{"rrs-llm"};
+  argv.insert(argv.end(), arguments.begin(), arguments.end());
+  ::testing::internal::CaptureStdout();
+  ::testing::internal::CaptureStderr();
+  const int code = run_program(static_cast<int>(argv.size()), argv.data());
+  ::testing::internal::GetCapturedStdout();
+  ::testing::internal::GetCapturedStderr();
+  return code;
+}
+
+TEST(Program, EveryCommandEndToEnd) {
+  const TinyModel m = tiny_model(Architecture::kQwen3, false);
+  const TempFolder folder;
+  const std::string model = write_tiny_gguf(m, folder);
+  std::string words;
+  for (int i = 0; i < 200; ++i) words += "the hello 123 abc ";
+  const std::string text = folder.write("text.txt", words);
+  const std::string json = folder.file("records.json"), out = folder.file("out.safetensors");
+  EXPECT_EQ(run({"inspect", "--model", model.c_str(), "--text", text.c_str(), "--context", "64"}),
+            0);
+  EXPECT_EQ(run({"quantize", "--model", model.c_str(), "--method", "smoothquant-w8a8",
+                 "--calibration", text.c_str(), "--out", out.c_str()}),
+            0);
+  EXPECT_EQ(run({"perplexity", "--model", model.c_str(), "--text", text.c_str(), "--method",
+                 "rrs,quarot,smoothquant-w8a8", "--context", "64", "--windows", "2", "--kv", "4",
+                 "--weights", out.c_str(), "--json", json.c_str()}),
+            0);
+  EXPECT_NE(read_all(json).find("smoothquant_w8a8"), std::string::npos);
+  EXPECT_EQ(run({"generate", "--model", model.c_str(), "--weights", out.c_str(), "--prompt", "the",
+                 "-n", "5"}),
+            0);
+  EXPECT_EQ(run({"generate", "--model", model.c_str(), "--prompt", "the", "-n", "5", "--kv", "8",
+                 "--override", "ffn_down=a8", "--temperature", "1"}),
+            0);
+  EXPECT_EQ(run({"--help"}), 0);
+  EXPECT_EQ(run({"perplexity", "--help"}), 0);
+}
+
+TEST(Program, BadCommandLinesAreRefused) {
+  const TinyModel m = tiny_model(Architecture::kLlama, true);
+  const TempFolder folder;
+  const std::string model = write_tiny_gguf(m, folder);
+  const std::string text = folder.write("text.txt", "the hello");
+  EXPECT_NE(run({}), 0);
+  EXPECT_NE(run({"perplexity"}), 0);
+  EXPECT_NE(run({"generate", "--model", "/nonexistent", "--prompt", "x"}), 0);
+  EXPECT_NE(run({"generate", "--model", model.c_str(), "--prompt", "x", "--kv", "5"}), 0);
+  EXPECT_NE(run({"generate", "--model", model.c_str(), "--prompt", "x", "--method", "none"}), 0);
+  EXPECT_NE(run({"generate", "--model", model.c_str(), "--prompt", "x", "--window", "two"}), 0);
+  EXPECT_NE(run({"perplexity", "--model", model.c_str(), "--text", text.c_str()}), 0);  // too short
+  EXPECT_NE(run({"quantize", "--model", model.c_str(), "--method", "smoothquant_w8a8", "--out",
+                 folder.file("x").c_str()}),
+            0);  // no calibration text
+}
+
+}  // namespace

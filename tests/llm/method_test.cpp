@@ -1,0 +1,120 @@
+// Names, settings and overrides of methods, and what they mean for one linear.
+
+#include "../../examples/llm/engine.hpp"
+#include "../../examples/llm/method.hpp"
+#include "rrs/core/presets.hpp"
+#include "test_files.hpp"
+
+namespace {
+
+using namespace rrs_llm;
+using namespace rrs_llm_test;
+
+TEST(Method, EveryNameWithUnderscoresAndDashes) {
+  const std::vector<std::string> names = method_names();
+  EXPECT_EQ(names.size(), rrs::presets::kCount + 2);
+  for (std::string name : names) {
+    const Method a = make_method(name, {});
+    for (char& c : name) c = c == '_' ? '-' : c;
+    const Method b = make_method(name, {});
+    EXPECT_EQ(a.name, b.name);
+    EXPECT_EQ(describe(a), describe(b));
+    EXPECT_FALSE(describe(a).empty());
+    for (const int bits : {16, 8, 4}) EXPECT_GE(a.kv(bits).bits, bits == 16 ? 16 : 4) << name;
+  }
+  expect_in(refusal([] { make_method("rrz", {}); }), {"'rrz'", "rrs_w4a8", "q4_0-native", "fp"});
+  expect_in(refusal([] { make_method("fp@a8", {}); }), {"fp", "no settings"});
+}
+
+TEST(Method, EverySettingReachesItsField) {
+  const std::vector<Setting> settings{
+      {"", "activation-bits", "6"},   {"", "activation-group", "64"}, {"", "window", "rows:7"},
+      {"", "rotation", "block:128"},  {"", "range", "symmetric"},     {"", "clip", "0.5"},
+      {"", "weight-bits", "8"},       {"", "weight-group", "row"},    {"", "weight-range", "full"},
+      {"", "weight-scale", "absmax"}, {"", "sign-seed", "42"}};
+  const LinearPlan p = make_method("rrs", settings).plan(3, kUp);
+  EXPECT_EQ(p.kind, LinearKind::kRrs);
+  EXPECT_EQ(p.scheme.activation.bits, 6);
+  EXPECT_EQ(p.scheme.activation.group, 64);
+  EXPECT_EQ(p.scheme.activation.window.kind, rrs::WindowKind::kRows);
+  EXPECT_EQ(p.scheme.activation.window.rows, 7);
+  EXPECT_EQ(p.scheme.rotation.block, 128);
+  EXPECT_EQ(p.scheme.activation.range, rrs::Range::kSymmetric);
+  EXPECT_EQ(p.scheme.activation.clip, 0.5f);
+  EXPECT_EQ(p.scheme.weight.bits, 8);
+  EXPECT_EQ(p.scheme.weight.group, rrs::kRowGroup);
+  EXPECT_EQ(p.scheme.weight.range, rrs::Range::kFull);
+  EXPECT_EQ(p.scheme.weight.scale, rrs::WeightScale::kAbsmax);
+  EXPECT_TRUE(p.scheme.rotation.random_signs);
+  EXPECT_EQ(p.scheme.rotation.sign_seed, 42u);
+}
+
+TEST(Method, BadSettingsAreRefusedByName) {
+  const std::pair<const char*, const char*> bad[] = {
+      {"activation-bits", "9"},  {"activation-bits", ""},
+      {"activation-bits", "4x"}, {"activation-group", "48"},
+      {"window", "rows:0"},      {"window", "two"},
+      {"rotation", "block"},     {"rotation", "block:512"},
+      {"range", "half"},         {"clip", "0"},
+      {"clip", "1.1"},           {"clip", "nan"},
+      {"weight-bits", "5"},      {"weight-scale", "best"},
+      {"sign-seed", "-1"},       {"nonsense", "1"}};
+  for (const auto& [key, value] : bad) {
+    rrs::Scheme scheme;
+    expect_in(refusal([&, k = key, v = value] { apply_setting({"", k, v}, &scheme); }), {key});
+  }
+  for (const char* text : {"", "ffn_down", "ffn_down=", "=a8", "ffn_down=b8", "ffn_down=a9",
+                           "ffn_down=a8,", "ffn_down=fp=1"}) {
+    EXPECT_FALSE(accepts([&] { parse_override(text); })) << text;
+  }
+  // Values that are valid alone and not together.
+  const Method m = make_method("rrs_published", {{"", "weight-group", "32"}});
+  expect_in(refusal([&] { m.plan(0, kO); }), {"rrs_published", "attn_output", "weight.group"});
+  expect_in(refusal([] {
+              make_method("q4_0-native", {{"", "rotation", "full"}});
+            }),
+            {"rotation", "as the file holds them"});
+}
+
+TEST(Method, PatternsNameLinears) {
+  EXPECT_TRUE(matches("", "blk.3.ffn_down"));
+  EXPECT_TRUE(matches("ffn_down", "blk.3.ffn_down"));
+  EXPECT_TRUE(matches("blk.3", "blk.3.ffn_down"));
+  EXPECT_FALSE(matches("blk.3", "blk.30.ffn_down"));
+  EXPECT_FALSE(matches("down", "blk.3.ffn_down"));
+  EXPECT_TRUE(matches("blk.2?.ffn_*", "blk.21.ffn_up"));
+  EXPECT_FALSE(matches("blk.2?.ffn_*", "blk.2.ffn_up"));
+  EXPECT_FALSE(matches("*up", "blk.1.ffn_down"));
+}
+
+TEST(Method, OverridesApplyInOrderToTheirLinears) {
+  std::vector<Setting> settings{{"", "activation-bits", "5"}};
+  for (const char* text : {"ffn_down=a8,clip=0.9", "blk.0=fp", "blk.1.attn_q=w8"}) {
+    for (const Setting& s : parse_override(text)) settings.push_back(s);
+  }
+  const Method m = make_method("rrs@sign-seed=3", settings);
+  EXPECT_EQ(m.name, "rrs@sign-seed=3");
+  EXPECT_EQ(m.plan(0, kQ).kind, LinearKind::kFloat);
+  EXPECT_EQ(m.plan(1, kQ).scheme.weight.bits, 8);
+  EXPECT_EQ(m.plan(1, kQ).scheme.activation.bits, 5);
+  EXPECT_EQ(m.plan(1, kDown).scheme.activation.bits, 8);
+  EXPECT_EQ(m.plan(1, kDown).scheme.activation.clip, 0.9f);
+  EXPECT_EQ(m.plan(1, kUp).scheme.rotation.sign_seed, 3u);
+  expect_in(describe(m), {"activations 5 bits", "ffn_down: activation-bits=8", "blk.0: fp"});
+}
+
+TEST(Method, PublishedRuntimeSmoothingLeavesQkvPerToken) {
+  for (const char* name : {"rs", "rrs_published"}) {
+    const Method m = make_method(name, {});
+    for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
+      const LinearPlan p = m.plan(0, l);
+      const bool token = l <= kV;
+      EXPECT_EQ(p.scheme.activation.window.kind,
+                token ? rrs::WindowKind::kOne : rrs::WindowKind::kWhole);
+      EXPECT_EQ(p.scheme.activation.exact_reference, !token && m.name == "rrs_published");
+      EXPECT_EQ(p.kind == LinearKind::kSimulatedRs, !token && m.name == "rs");
+    }
+  }
+}
+
+}  // namespace

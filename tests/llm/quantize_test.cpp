@@ -1,0 +1,263 @@
+// Quantized files: the same bits as the engine that prepared them, and nothing but the right file.
+
+#include <filesystem>
+
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../../examples/llm/commands.hpp"
+#include "../../examples/llm/quantized_file.hpp"
+#include "../../examples/support/safetensors.hpp"
+#include "engine_support.hpp"
+
+namespace {
+
+using namespace rrs_llm;
+using namespace rrs_llm_test;
+
+struct Quantized {
+  TempFolder folder;
+  TinyModel model;
+  std::string path;
+  std::string out = folder.file("out.safetensors");
+  ThreadPool pool{1};
+
+  explicit Quantized(Architecture architecture = Architecture::kLlama)
+      : model(tiny_model(architecture, true)), path(write_tiny_gguf(model, folder)) {}
+
+  void write(const Method& method, const Calibration* calibration = nullptr) {
+    const auto source = open_model(path);
+    PrepareOptions options;
+    options.calibration = calibration;
+    write_quantized(*source, method, options, pool, out);
+  }
+};
+
+std::vector<std::vector<float>> mapped_logits(const std::string& model, const std::string& weights,
+                                              const std::vector<TokenId>& tokens, int kv) {
+  TinyEngine tiny(model, "fp");  // for its parts
+  QuantizedFile file = open_quantized(weights, *tiny.source);
+  tiny.engine = std::make_unique<Engine>(std::make_shared<const ModelParts>(*tiny.source),
+                                         std::move(file.linears), store_factory(file.method.kv(kv)),
+                                         *tiny.pool);
+  return tiny.logits(tokens);
+}
+
+TEST(Quantize, MappedFilesGiveTheSameBits) {
+  int cases = 0;
+  for (const Architecture architecture :
+       {Architecture::kLlama, Architecture::kQwen2, Architecture::kQwen3}) {
+    Quantized q(architecture);
+    const std::vector<TokenId> tokens = random_tokens(q.model, 30, 17);
+    const Calibration calibration = tiny_calibration(q.path, q.model);
+    for (const char* name : {"rrs", "rrs_w4a8", "rrs_w4a16", "quarot", "rrs_published",
+                             "smoothquant_w8a8", "rrs@sign-seed=7@a6"}) {
+      q.write(make_method(name, {}), &calibration);
+      for (const int kv : {16, 4}) {
+        EXPECT_EQ(mapped_logits(q.path, q.out, tokens, kv),
+                  TinyEngine(q.path, name, kv, 1, &calibration).logits(tokens))
+            << name << " kv " << kv;
+        ++cases;
+      }
+    }
+  }
+  EXPECT_EQ(cases, 42);
+}
+
+TEST(Quantize, OverridesTravelWithTheFile) {
+  Quantized q;
+  std::vector<Setting> settings = parse_override("ffn_down=a8");
+  for (const Setting& s : parse_override("blk.0=fp")) settings.push_back(s);
+  q.write(make_method("rrs", settings));
+  const auto source = open_model(q.path);
+  const QuantizedFile file = open_quantized(q.out, *source);
+  EXPECT_EQ(file.linears[0][kDown]->info().precision, "fp");
+  EXPECT_EQ(file.linears[1][kDown]->info().precision, "w4a8");
+  EXPECT_EQ(file.linears[1][kUp]->info().precision, "w4a4");
+  EXPECT_EQ(file.description, describe(make_method("rrs", settings)));
+}
+
+TEST(Quantize, WeightsAreUsedWhereTheyAreMapped) {
+  Quantized q;
+  q.write(make_method("rrs", {}));
+  const auto source = open_model(q.path);
+  const QuantizedFile file = open_quantized(q.out, *source);
+  const rrs::WeightView* view = file.linears[1][kUp]->packed();
+  ASSERT_NE(view, nullptr);
+  std::ifstream maps("/proc/self/maps");
+  std::string line;
+  bool inside = false;
+  while (std::getline(maps, line)) {
+    std::uintptr_t first = 0, last = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx", &first, &last) != 2) continue;
+    const auto at = reinterpret_cast<std::uintptr_t>(view->panels);
+    inside = inside || (at >= first && at < last && line.find(q.out) != std::string::npos);
+  }
+  EXPECT_TRUE(inside);
+}
+
+TEST(Quantize, AnotherModelVersionOrMethodIsRefusedByName) {
+  Quantized q;
+  q.write(make_method("rrs", {}));
+  const TempFolder other_folder;
+  const std::string other_path =
+      write_tiny_gguf(tiny_model(Architecture::kLlama, true, 2), other_folder);
+  const auto other = open_model(other_path);
+  expect_in(refusal([&] { open_quantized(q.out, *other); }),
+            {"out.safetensors", "'model'", other_path});
+  const auto source = open_model(q.path);
+  expect_in(refusal([&] { open_quantized(q.path, *source); }), {"tiny.gguf"});
+  // The same tensors under other metadata.
+  const rrs_examples::Safetensors file(q.out);
+  std::vector<rrs_examples::Tensor> tensors;
+  for (const rrs_examples::Tensor& t : file.tensors()) {
+    if (t.name.rfind("__pad", 0) != 0) tensors.push_back(t);
+  }
+  int cases = 0;
+  for (const auto& [key, value] : {std::pair<const char*, const char*>{"version", "2"},
+                                   {"format", "something"},
+                                   {"method", "fp"},
+                                   {"method", "rs"},
+                                   {"method", "nonsense"},
+                                   {"settings", "\nactivation-bits\n99\n"},
+                                   {"model", "0"}}) {
+    auto metadata = file.metadata();
+    metadata[key] = value;
+    const std::string path = q.folder.file("changed.safetensors");
+    rrs_examples::write_safetensors(path, tensors, metadata);
+    EXPECT_FALSE(accepts([&] { open_quantized(path, *source); })) << key << "=" << value;
+    metadata.erase(key);
+    rrs_examples::write_safetensors(path, tensors, metadata);
+    expect_in(refusal([&] { open_quantized(path, *source); }), {key, "missing"});
+    ++cases;
+  }
+  EXPECT_EQ(cases, 7);
+  tensors.pop_back();
+  const std::string path = q.folder.file("short.safetensors");
+  rrs_examples::write_safetensors(path, tensors, file.metadata());
+  expect_in(refusal([&] { open_quantized(path, *source); }), {"short.safetensors", "blk.1"});
+}
+
+TEST(Quantize, CorruptedAndTruncatedFilesAreRefused) {
+  Quantized q;
+  q.write(make_method("rrs", {}));
+  const auto source = open_model(q.path);
+  const std::string good = read_all(q.out);
+  const std::string path = q.folder.file("bad.safetensors");
+  const auto opens = [&](const std::string& bytes) {
+    q.folder.write("bad.safetensors", bytes);
+    return accepts([&] { open_quantized(path, *source); });
+  };
+  ASSERT_TRUE(opens(good));
+  std::uint64_t header = 0;
+  std::memcpy(&header, good.data(), sizeof header);
+  const std::size_t data = 8 + header;
+  const rrs_examples::Safetensors file(q.out);
+  std::size_t refused = 0, tried = 0;
+  // Every byte of a weight's own header, then the payloads here and there.
+  const std::size_t weight = good.find("RRSWEIGH", data);
+  ASSERT_NE(weight, std::string::npos);
+  const auto flip = [&](std::size_t at) {
+    std::string bytes = good;
+    bytes[at] = static_cast<char>(bytes[at] ^ 0x11);
+    refused += opens(bytes) ? 0u : 1u;
+    ++tried;
+  };
+  for (std::size_t at = weight; at < weight + 320; at += 3) flip(at);
+  for (const rrs_examples::Tensor& t : file.tensors()) {
+    if (t.name.rfind("__pad", 0) == 0) continue;
+    flip(data + static_cast<std::size_t>(t.data - file.tensors().front().data) + t.size / 2);
+  }
+  EXPECT_GE(tried, 107u + 14u);
+  EXPECT_EQ(refused, tried);
+  for (std::size_t size = 0; size < good.size(); size += 1 + good.size() / 60) {
+    EXPECT_FALSE(opens(good.substr(0, size))) << size;
+  }
+}
+
+TEST(Quantize, AnInterruptedWriteLeavesNothing) {
+  Quantized q;
+  const auto source = open_model(q.path);
+  PrepareOptions options;
+  options.progress = [](std::size_t done, std::size_t) {
+    if (done == 9) throw std::runtime_error("interrupted");
+  };
+  expect_in(
+      refusal([&] { write_quantized(*source, make_method("rrs", {}), options, q.pool, q.out); }),
+      {"interrupted"});
+  EXPECT_EQ(q.folder.list(), std::vector<std::string>{"tiny.gguf"});
+  expect_in(refusal([&] { q.write(make_method("rs", {})); }), {"rs", "no packed weights"});
+  expect_in(refusal([&] { q.write(make_method("fp", {})); }), {"fp", "no packed weights"});
+  EXPECT_EQ(q.folder.list(), std::vector<std::string>{"tiny.gguf"});
+}
+
+// Runs `action` in a child process, so that what it allocates is not ours; its peak resident bytes,
+// or 0 when it failed.
+template <class Action>
+std::size_t peak_of_child(const Action& action) {
+  const pid_t child = ::fork();
+  if (child == 0) ::_exit(action());
+  int status = 0;
+  rusage usage{};
+  if (child < 0 || ::wait4(child, &status, 0, &usage) != child) return 0;
+  if (!WIFEXITED(status) || WEXITSTATUS(status) != 0) return 0;
+  return static_cast<std::size_t>(usage.ru_maxrss) * 1024;
+}
+
+// 12 layers of hidden size 1024, in f16: 0.65 GB if the whole model were ever expanded.
+ModelConfig wide_config(const TinyModel& tiny) {
+  ModelConfig c = tiny.config;
+  c.layers = 12;
+  c.hidden = 1024;
+  c.ffn = 3072;
+  c.heads = c.kv_heads = 16;
+  c.head_size = 64;
+  return c;
+}
+
+int write_wide_model(const TempFolder& folder) {
+  TinyModel m = tiny_model(Architecture::kLlama, true);
+  m.config = wide_config(m);
+  m.tensors.clear();
+  Random random(3);
+  for (const ExpectedTensor& e : expected_tensors(m.config)) {
+    TinyTensor t{e.name, e.rows, e.columns, std::vector<float>(e.rows * e.columns)};
+    for (float& v : t.values) v = random.real();
+    m.tensors.push_back(std::move(t));
+  }
+  write_tiny_hf(m, folder, 1, rrs_examples::Dtype::kF16);
+  return 0;
+}
+
+int quantize_quietly(const std::string& model, const std::string& out) {
+  // absmax: the clip search needs no memory, only time.
+  const char* arguments[] = {"rrs-llm",        "quantize", "--model",   model.c_str(),
+                             "--method",       "rrs",      "--threads", "2",
+                             "--weight-scale", "absmax",   "--out",     out.c_str()};
+  if (std::freopen("/dev/null", "w", stdout) == nullptr) return 1;
+  return run_program(12, arguments);
+}
+
+TEST(Quantize, PeakMemoryIsBoundedByTheLargestTensor) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer's own memory is much of the process";
+#endif
+  std::size_t largest = 0, all = 0;
+  for (const ExpectedTensor& e :
+       expected_tensors(wide_config(tiny_model(Architecture::kLlama, true)))) {
+    largest = (std::max)(largest, e.rows * e.columns * 4);
+    all += e.rows * e.columns * 4;
+  }
+  const TempFolder folder;
+  ASSERT_GT(peak_of_child([&] { return write_wide_model(folder); }), 0u);
+  const std::size_t peak = peak_of_child(
+      [&] { return quantize_quietly(folder.path(), folder.file("out.safetensors")); });
+  ASSERT_GT(peak, 0u);
+  std::printf("peak %zu MB, largest tensor %zu MB, all %zu MB as f32\n", peak / 1000000,
+              largest / 1000000, all / 1000000);
+  EXPECT_GT(all, 3 * largest + 300000000u);  // so that holding the model would fail
+  EXPECT_LE(peak, 3 * largest + 300000000u);
+}
+
+}  // namespace
