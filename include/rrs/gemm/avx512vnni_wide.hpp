@@ -12,7 +12,8 @@
 // 9 %, Y 8 %. 7x2 for groups of 16 to 64 and 256, and for panels left over. No gain: 8x3, 5x4,
 // 12x2, 4x6, 5x5 in L1; tiles of 88 rows; weights interleaved by panel; broadcasts instead of
 // copies as start values; scratch placed free of 4K aliasing. Blocks of 256 inputs were slower with
-// 6x4 (54 rows then). Non-temporal stores of Y: +2 %, not taken, because the next layer would read Y from memory.
+// 6x4 (54 rows then). Non-temporal stores of Y: +2 %, not taken: the next layer would read Y from
+// memory.
 #pragma once
 
 #include <immintrin.h>
