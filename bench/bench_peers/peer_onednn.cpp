@@ -48,7 +48,7 @@ class OnednnPeer final : public Peer {
   std::int64_t weight_bytes() const { return problem_.n * problem_.k; }
 
   void fill() {
-    Random random(5);
+    rrs_test::Random random(5);
     x_.resize(static_cast<std::size_t>(problem_.m * problem_.k));
     for (std::uint8_t& v : x_) v = static_cast<std::uint8_t>(random.bits());
     std::vector<std::int8_t> w(static_cast<std::size_t>(weight_bytes()));

@@ -7,35 +7,12 @@
 #include <vector>
 
 #include "rrs/core/view.hpp"
+#include "support/random.hpp"  // of the tests
 
 namespace rrs_bench {
 
-// SplitMix64, for speed one 64-bit draw per value.
-class Random {
- public:
-  explicit Random(std::uint64_t seed) : state_(seed) {}
-
-  std::uint64_t bits() {
-    state_ += 0x9e3779b97f4a7c15ull;
-    std::uint64_t z = state_;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    return z ^ (z >> 31);
-  }
-  // Roughly normal, variance 1: four 16-bit uniforms of one draw.
-  float normal() {
-    const std::uint64_t b = bits();
-    const auto sum = static_cast<float>((b & 0xffffu) + ((b >> 16) & 0xffffu) +
-                                        ((b >> 32) & 0xffffu) + (b >> 48));
-    return (sum - 131070.0f) * (1.7320508f / 65536.0f);
-  }
-
- private:
-  std::uint64_t state_;
-};
-
 inline std::vector<float> normal_vector(std::int64_t count, float deviation, std::uint64_t seed) {
-  Random random(seed);
+  rrs_test::Random random(seed);
   std::vector<float> v(static_cast<std::size_t>(count));
   for (float& x : v) x = random.normal() * deviation;
   return v;
