@@ -6,6 +6,9 @@ include(CMakePackageConfigHelpers)
 install(DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR}/include/rrs DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(TARGETS rrs EXPORT rrs-targets)
 set(rrs_package_dir ${CMAKE_INSTALL_DATADIR}/cmake/rrs)
+if(TARGET rrs_c)
+  install(TARGETS rrs_c EXPORT rrs-targets)
+endif()
 install(EXPORT rrs-targets NAMESPACE rrs:: DESTINATION ${rrs_package_dir})
 configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/rrs-config.cmake.in
                               ${CMAKE_CURRENT_BINARY_DIR}/rrs-config.cmake
