@@ -8,12 +8,10 @@
 
 #include "../support/quoted_name.hpp"
 #include "engine.hpp"
-#include "rrs/core/presets.hpp"
+#include "method_name.hpp"
 
 namespace rrs_llm {
 namespace {
-
-constexpr const char* kNativeName = "q4_0_native";
 
 [[noreturn]] void bad_setting(const Setting& s, const std::string& allowed) {
   throw std::runtime_error("setting " + rrs_examples::quoted_name(s.key) + ": " +
@@ -54,6 +52,27 @@ float parse_clip(const Setting& s) {
   return value;
 }
 
+double parse_share(const Setting& s) {
+  char* end = nullptr;
+  const double value = std::strtod(s.value.c_str(), &end);
+  if (s.value.empty() || *end != 0 || !(value > 0.0 && value <= 1.0)) {
+    bad_setting(s, "above 0 and at most 1");
+  }
+  return value;
+}
+
+bool parse_switch(const Setting& s) {
+  if (s.value == "0" || s.value == "1") return s.value == "1";
+  bad_setting(s, "0 or 1");
+}
+
+Solver parse_solver(const Setting& s) {
+  if (s.value == "rtn") return Solver::kRtn;
+  if (s.value == "gptq") return Solver::kGptq;
+  if (s.value == "gptaq") return Solver::kGptaq;
+  bad_setting(s, "rtn, gptq or gptaq");
+}
+
 void set_window(const Setting& s, rrs::Window* window) {
   if (s.value == "whole") {
     *window = rrs::Window{rrs::WindowKind::kWhole, 0};
@@ -80,11 +99,6 @@ void set_rotation(const Setting& s, rrs::Rotation* rotation) {
   } else {
     bad_setting(s, "none, full or block:N");
   }
-}
-
-std::string with_underscores(std::string name) {
-  for (char& c : name) c = c == '-' ? '_' : c;
-  return name;
 }
 
 // * is any run of characters, ? is one.
@@ -186,7 +200,31 @@ void apply_setting(const Setting& s, rrs::Scheme* scheme) {
     throw std::runtime_error(
         "setting " + rrs_examples::quoted_name(s.key) +
         " is not one of aN, wN, fp, activation-bits, activation-group, window, rotation, range, "
-        "clip, weight-bits, weight-group, weight-range, weight-scale, sign-seed");
+        "clip, weight-bits, weight-group, weight-range, weight-scale, sign-seed, solver, "
+        "act-order, zigzag, damping, rank, rank-share, outliers");
+  }
+}
+
+void apply_setting(const Setting& s, LinearPlan* plan) {
+  WeightPlan& w = plan->weight;
+  if (s.key == "solver") {
+    w.solver = parse_solver(s);
+  } else if (s.key == "act-order") {
+    w.act_order = parse_switch(s);
+  } else if (s.key == "zigzag") {
+    w.zigzag = parse_switch(s);
+  } else if (s.key == "damping") {
+    w.damping = parse_share(s);
+  } else if (s.key == "rank") {
+    w.aser.rank = static_cast<int>(parse_integer(s, s.value, 0, 65536));
+    w.aser.alpha = 0.0;
+  } else if (s.key == "rank-share") {
+    w.aser.alpha = parse_share(s);
+    w.aser.rank = 0;
+  } else if (s.key == "outliers") {
+    w.aser.outliers = static_cast<int>(parse_integer(s, s.value, 0, 65536));
+  } else {
+    apply_setting(s, &plan->scheme);
   }
 }
 
@@ -207,7 +245,7 @@ std::vector<Setting> parse_settings(const std::string& pattern, const std::strin
       s.value = part.substr(1);
     }
     if (s.key != "fp" || equals != std::string::npos) {
-      rrs::Scheme probe;
+      LinearPlan probe;
       apply_setting(s, &probe);  // refuses what it does not know, now rather than later
     }
     settings.push_back(s);
@@ -225,7 +263,7 @@ std::vector<Setting> parse_override(const std::string& text) {
 }
 
 LinearPlan Method::plan(std::size_t layer, std::size_t linear) const {
-  LinearPlan p{kind, scheme};
+  LinearPlan p{kind, scheme, weight};
   if (token_qkv && linear <= kV) {
     if (p.kind == LinearKind::kSimulatedRs) p.kind = LinearKind::kRrs;
     p.scheme.simulated = false;
@@ -240,9 +278,10 @@ LinearPlan Method::plan(std::size_t layer, std::size_t linear) const {
     if (s.key == "fp") {
       p.kind = LinearKind::kFloat;
     } else if (p.kind != LinearKind::kFloat) {
-      apply_setting(s, &p.scheme);
+      apply_setting(s, &p);
     }
   }
+  refuse_unavailable(name, p.weight);
   if (p.kind == LinearKind::kRrs || p.kind == LinearKind::kNative) {
     if (const rrs::Status status = rrs::validate(p.scheme); !status) {
       throw std::runtime_error("method " + name + ", " + linear_is + ": " + status.message());
@@ -256,67 +295,6 @@ rrs::KvScheme Method::kv(int bits) const {
   const rrs::Result<rrs::KvScheme> found = rrs::presets::kv(own ? preset.c_str() : "rrs", bits);
   if (!found) throw std::runtime_error("method " + name + ": " + found.status().message());
   return *found;
-}
-
-std::vector<std::string> method_names() {
-  std::vector<std::string> names{"fp"};
-  rrs::presets::for_each([&](const rrs::NamedPreset& p) { names.emplace_back(p.name); });
-  names.emplace_back("q4_0-native");
-  return names;
-}
-
-namespace {
-
-// The file's own weights: only the activation side may be changed.
-void check_native(const std::vector<Setting>& settings) {
-  for (const Setting& s : settings) {
-    const bool weight_side =
-        s.key.rfind("weight-", 0) == 0 || s.key == "rotation" || s.key == "sign-seed";
-    if (weight_side) {
-      throw std::runtime_error("setting " + rrs_examples::quoted_name(s.key) +
-                               ": q4_0-native takes the weights as the file holds them");
-    }
-  }
-}
-
-}  // namespace
-
-Method make_method(const std::string& text, const std::vector<Setting>& common) {
-  const std::size_t at = text.find('@');
-  std::vector<Setting> settings = common;
-  if (at != std::string::npos) {
-    for (const Setting& s : parse_settings("", text.substr(at + 1), '@')) settings.push_back(s);
-  }
-  const std::string name = text.substr(0, at);
-  Method m;
-  m.name = with_underscores(name);
-  m.preset = m.name;
-  m.settings = settings;
-  if (m.name == "fp") {
-    m.settings.clear();
-    if (at != std::string::npos) throw std::runtime_error("method fp: takes no settings");
-    return m;
-  }
-  m.kind = LinearKind::kRrs;
-  if (m.name == kNativeName) {
-    check_native(settings);
-    m.name = at == std::string::npos ? "q4_0-native" : "q4_0-native" + text.substr(at);
-    m.kind = LinearKind::kNative;
-    m.scheme.rotation.kind = rrs::RotationKind::kNone;
-    m.scheme.activation.bits = 8;
-    return m;
-  }
-  const rrs::Result<rrs::Scheme> preset = rrs::presets::by_name(m.name.c_str());
-  if (!preset) {
-    std::string all;
-    for (const std::string& known : method_names()) all += (all.empty() ? "" : ", ") + known;
-    throw std::runtime_error("method " + rrs_examples::quoted_name(name) + " is not one of " + all);
-  }
-  m.scheme = *preset;
-  m.token_qkv = m.name == "rs" || m.name == "rrs_published";
-  if (m.scheme.simulated) m.kind = LinearKind::kSimulatedRs;
-  if (at != std::string::npos) m.name += text.substr(at);
-  return m;
 }
 
 std::string describe_weight(const rrs::Scheme& s) {
@@ -333,22 +311,43 @@ std::string describe(const rrs::Scheme& s) {
   return text;
 }
 
+std::string describe(const WeightPlan& w) {
+  std::string text;
+  if (w.solver != Solver::kRtn) {
+    text += w.solver == Solver::kGptq ? "; gptq" : "; gptaq";
+    if (w.act_order) text += ", act-order";
+    text += ", damping " + number(w.damping);
+  }
+  if (w.zigzag) text += "; zigzag";
+  if (!w.aser.on()) return text;
+  text += w.aser.rank > 0 ? "; rank " + std::to_string(w.aser.rank)
+                          : "; rank for share " + number(w.aser.alpha);
+  if (w.aser.outliers > 0) text += ", " + std::to_string(w.aser.outliers) + " outliers smoothed";
+  return text;
+}
+
 std::string describe(const Method& m) {
   if (m.kind == LinearKind::kFloat) return "float weights and activations";
-  rrs::Scheme scheme = m.scheme;
+  LinearPlan plan{m.kind, m.scheme, m.weight};
   std::string exceptions;
   for (const Setting& s : m.settings) {
     if (s.pattern.empty() && s.key != "fp") {
-      apply_setting(s, &scheme);
+      apply_setting(s, &plan);
     } else {
       exceptions += "; " + s.pattern + ": " + s.key + (s.value.empty() ? "" : "=" + s.value);
     }
   }
-  std::string text = describe(scheme);
+  std::string text = describe(plan.scheme);
   if (m.kind == LinearKind::kSimulatedRs) {
     text = "simulated in float, one smoothing scale per channel; " + text;
   }
-  if (m.kind == LinearKind::kNative) text = activation_text(scheme.activation) + "; file's weights";
+  if (m.kind == LinearKind::kNative) {
+    text = activation_text(plan.scheme.activation) + "; file's weights";
+  }
+  text += describe(plan.weight);
+  if (m.recipe) text += "; precision per module from a recipe";
+  if (m.qfem) text += "; QFeM";
+  if (m.qfep) text += "; QFeP";
   if (m.token_qkv) text += "; q, k, v per token";
   return text + exceptions;
 }

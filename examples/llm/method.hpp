@@ -2,8 +2,14 @@
 // A method: which arithmetic each linear of the model gets. Names, settings, overrides.
 //
 // From: the command line; to: prepare.hpp. Names: fp, q4_0-native, and every preset of the library,
-// with underscores or dashes. Settings change parts of the scheme, for all linears or for those
-// whose name matches a pattern. What a method means for one linear is a LinearPlan.
+// with underscores or dashes; after a preset any of
+//   -gptq, -gptaq      the weights' solver (gptq-w4a16 is rrs-w4a16-gptq)
+//   -actorder          columns in order of falling diagonal, groups static
+//   -zigzag            channels dealt to rotation blocks by magnitude
+//   +aser, +qfem, +qfep    low rank, exempt modules, prefix
+// aser-w4a8 and aser-w4a6 are the published ASER settings; rrs-plan takes a recipe. Settings change
+// parts of the scheme, for all linears or for those whose name matches a pattern. What a method
+// means for one linear is a LinearPlan.
 
 #include <cstddef>
 #include <string>
@@ -21,9 +27,34 @@ enum class LinearKind {
   kSimulatedRs,  // reference/: no integer product exists
 };
 
+// How weight codes are found.
+enum class Solver {
+  kRtn,    // each weight to its nearest code
+  kGptq,   // column by column, each error passed on to the columns after it
+  kGptaq,  // the same, and corrects what quantized predecessors did to the input
+};
+
+// Low-rank reconstruction of the error. Off while both rank and alpha are 0.
+struct AserSpec {
+  int rank = 0;
+  double alpha = 0.0;  // > 0: instead of a rank, the share of the singular values that it must hold
+  int outliers = 0;    // inputs taken out of the quantized matrix and smoothed
+  bool on() const noexcept { return rank > 0 || alpha > 0.0; }
+};
+
+// What a method decides about a linear beside its scheme.
+struct WeightPlan {
+  Solver solver = Solver::kRtn;
+  bool act_order = false;
+  bool zigzag = false;
+  double damping = 0.01;  // times the mean of the Hessian's diagonal
+  AserSpec aser;
+};
+
 struct LinearPlan {
   LinearKind kind = LinearKind::kFloat;
   rrs::Scheme scheme;
+  WeightPlan weight;
 };
 
 // One change: `pattern` names linears ("" is all of them; see matches()), key and value a field.
@@ -48,12 +79,19 @@ bool matches(const std::string& pattern, const std::string& name);
 // weight-group, weight-range, weight-scale, sign-seed. Throws naming key, value and what is
 // allowed.
 void apply_setting(const Setting& setting, rrs::Scheme* scheme);
+// Also: solver, act-order, zigzag, damping, rank, rank-share, outliers.
+void apply_setting(const Setting& setting, LinearPlan* plan);
 
 struct Method {
   std::string name;    // as tables print it
-  std::string preset;  // without settings
+  std::string text;    // the name without settings: make_method reads it back
+  std::string preset;  // the library's preset behind it
   LinearKind kind = LinearKind::kFloat;
   rrs::Scheme scheme;
+  WeightPlan weight;
+  bool qfem = false;       // modules with high spike scores are exempt
+  bool qfep = false;       // sequences start with a prefix that takes the spikes
+  bool recipe = false;     // rrs-plan: precision per module, from a file
   bool token_qkv = false;  // rs, rrs_published: q, k and v are quantized per token, not smoothed
   std::vector<Setting> settings;
 
@@ -64,9 +102,13 @@ struct Method {
   bool needs_calibration() const noexcept { return scheme.smoothquant_alpha > 0.0f; }
 };
 
-// `text`: a name, then settings of its own: "rrs", "rrs@sign-seed=1", "rrs@a8@clip=0.95".
-// Throws with the list of names when there is no such method, or when a setting cannot be.
+// `text`: a name, then settings of its own: "rrs", "rrs-gptq@sign-seed=1", "rrs@a8@clip=0.95".
+// Throws with the list of names when there is no such method, when a setting cannot be, or when a
+// part of the name is not implemented.
 Method make_method(const std::string& text, const std::vector<Setting>& common);
+// The grammar alone.
+Method parse_method(const std::string& text, const std::vector<Setting>& common);
+// Names without suffixes.
 std::vector<std::string> method_names();
 
 // "rotation block 32; activations 4 bits, window one, group 32, full, clip 1; weights 4 bits, ..."
@@ -74,5 +116,7 @@ std::string describe(const rrs::Scheme& scheme);
 std::string describe(const Method& method);
 // The part of a scheme that decides the packed weight.
 std::string describe_weight(const rrs::Scheme& scheme);
+// "; gptq, act-order, damping 0.01; rank 64": what is not the default, or "".
+std::string describe(const WeightPlan& weight);
 
 }  // namespace rrs_llm

@@ -196,11 +196,14 @@ std::string model_fingerprint(const ModelSource& model) {
 void write_quantized(const ModelSource& model, const Method& method, const PrepareOptions& options,
                      const ThreadPool& pool, const std::string& out) {
   check_packable(method);
-  const std::map<std::string, std::string> metadata{
-      {"format", kQuantizedFormat},        {"version", kQuantizedVersion},
-      {"method", method.preset},           {"method_name", method.name},
-      {"description", describe(method)},   {"settings", settings_text(method)},
-      {"model", model_fingerprint(model)}, {"model_path", model.path()}};
+  const std::map<std::string, std::string> metadata{{"format", kQuantizedFormat},
+                                                    {"version", kQuantizedVersion},
+                                                    {"method", method.text},
+                                                    {"method_name", method.name},
+                                                    {"description", describe(method)},
+                                                    {"settings", settings_text(method)},
+                                                    {"model", model_fingerprint(model)},
+                                                    {"model_path", model.path()}};
   SafetensorsWriter writer(out, file_layout(model, method), metadata);
   const std::size_t layers = model.config().layers;
   for (std::size_t layer = 0; layer < layers; ++layer) {

@@ -26,6 +26,60 @@ TEST(Method, EveryNameWithUnderscoresAndDashes) {
   expect_in(refusal([] { make_method("fp@a8", {}); }), {"fp", "no settings"});
 }
 
+TEST(Method, SuffixesReachTheirFields) {
+  struct Case {
+    const char* text;
+    const char* name;
+    const char* preset;
+    Solver solver;
+  };
+  const Case cases[] = {
+      {"rrs-gptq", "rrs-gptq", "rrs", Solver::kGptq},
+      {"rrs_gptq", "rrs-gptq", "rrs", Solver::kGptq},
+      {"quarot-gptq", "quarot-gptq", "quarot", Solver::kGptq},
+      {"rs-gptq", "rs-gptq", "rs", Solver::kGptq},
+      {"rrs-published-gptq", "rrs_published-gptq", "rrs_published", Solver::kGptq},
+      {"rrs-gptaq", "rrs-gptaq", "rrs", Solver::kGptaq},
+      {"rrs_w4a8-gptq", "rrs_w4a8-gptq", "rrs_w4a8", Solver::kGptq},
+      {"gptq-w4a16", "gptq_w4a16", "rrs_w4a16", Solver::kGptq},
+      {"aser-w4a8", "aser_w4a8", "rtn", Solver::kRtn},
+      {"rrs", "rrs", "rrs", Solver::kRtn}};
+  for (const Case& c : cases) {
+    const Method m = parse_method(c.text, {});
+    EXPECT_EQ(m.name, c.name);
+    EXPECT_EQ(m.preset, c.preset) << c.text;
+    EXPECT_EQ(m.weight.solver, c.solver) << c.text;
+    EXPECT_EQ(parse_method(m.text, {}).name, m.name);  // what a file's metadata holds
+  }
+  const Method all =
+      parse_method("rrs-gptq-zigzag-actorder+aser+qfem+qfep@rank=16@damping=0.1", {});
+  EXPECT_EQ(all.text, "rrs-gptq-zigzag-actorder+aser+qfem+qfep");
+  EXPECT_EQ(all.name, all.text + "@rank=16@damping=0.1");
+  EXPECT_TRUE(all.weight.zigzag && all.weight.act_order && all.qfem && all.qfep);
+  expect_in(describe(all), {"gptq, act-order, damping 0.1", "zigzag", "rank 16", "QFeM", "QFeP"});
+  EXPECT_TRUE(parse_method("aser-w4a6+qfep", {}).qfep);
+  EXPECT_EQ(parse_method("aser-w4a6", {}).scheme.activation.bits, 6);
+  EXPECT_EQ(parse_method("aser-w4a6", {}).weight.aser.rank, 64);
+  EXPECT_TRUE(parse_method("rrs-plan", {}).recipe);
+  for (const char* text : {"fp-gptq", "fp+aser", "q4_0-native-gptq", "rrs+", "rrs-gptq+nonsense",
+                           "gptq", "+aser", "rrs@rank=-1", "rrs@damping=0", "rrs@solver=best"}) {
+    EXPECT_FALSE(accepts([&] { parse_method(text, {}); })) << text;
+  }
+  expect_in(refusal([] { make_method("rrs+zigzag", {}); }), {"'rrs+zigzag'", "-gptq", "+qfep"});
+}
+
+TEST(Method, WhatIsNotImplementedIsRefusedByName) {
+  for (const auto& [text, what] : {std::pair{"rrs-gptq", "gptq"},
+                                   {"rrs-gptaq", "gptaq"},
+                                   {"rrs-zigzag", "zigzag"},
+                                   {"rrs+aser", "aser"},
+                                   {"rrs+qfem", "qfem"},
+                                   {"rrs+qfep", "qfep"},
+                                   {"rrs-plan", "rrs-plan"}}) {
+    expect_in(refusal([&, t = text] { make_method(t, {}); }), {what, "not available yet"});
+  }
+}
+
 TEST(Method, EverySettingReachesItsField) {
   const std::vector<Setting> settings{
       {"", "activation-bits", "6"},   {"", "activation-group", "64"}, {"", "window", "rows:7"},

@@ -1,0 +1,57 @@
+// rrs-llm generate: continue a prompt.
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include "options.hpp"
+
+namespace rrs_llm {
+namespace {
+
+void run_generate(const Options& o) {
+  Session session(o.session);
+  Contestant c = o.weights.empty() ? session.prepare(make_method(only_method(o), all_settings(o)))
+                                   : session.open(o.weights);
+  EncodeOptions encode;
+  encode.parse_special = true;
+  encode.prepend_bos = session.model().config().add_bos;
+  const Tokenizer& tokenizer = session.model().tokenizer();
+  const std::vector<TokenId> prompt = tokenizer.encode(o.prompt, encode);
+  print(o.prompt);
+  const GenerateResult r = generate(c.engine.get(), prompt, o.generate, [&](TokenId token) {
+    if (!tokenizer.is_special(token)) print(std::string(tokenizer.token_bytes(token)));
+  });
+  print("\n");
+  std::fprintf(stderr,
+               "%s: prefill %zu tokens, %.1f tokens/s (%.0f %% outside the linears); decode %zu "
+               "tokens, %.1f tokens/s (%.0f %%); KV cache %.2f MB at %d bits; %s\n",
+               c.method.c_str(), prompt.size(),
+               static_cast<double>(prompt.size()) / r.prefill_seconds, 100.0 * r.prefill_outside,
+               r.decoded, r.decoded == 0 ? 0.0 : static_cast<double>(r.decoded) / r.decode_seconds,
+               100.0 * r.decode_outside, static_cast<double>(r.kv_bytes) / 1e6, c.kv_bits,
+               r.ended ? "end token" : "length");
+}
+
+}  // namespace
+
+void define_generate(CLI::App* app, Options* o) {
+  add_session_options(app, o);
+  app->add_option("--prompt", o->prompt, "text to continue; special tokens are recognized")
+      ->required();
+  add_method_options(app, o, false);
+  app->add_option("--weights", o->weights, "a file that quantize wrote, instead of --method");
+  app->add_option("-n,--n", o->generate.tokens, "tokens at most")->capture_default_str();
+  app->add_option("--temperature", o->generate.temperature, "0: greedy")->capture_default_str();
+  app->add_option("--top-p", o->generate.top_p, "sample from this share of the probability")
+      ->capture_default_str();
+  app->add_option("--seed", o->generate.seed, "of the sampler")->capture_default_str();
+  add_kv_option(app, o);
+  app->footer(
+      "Example: rrs-llm generate --model M.gguf --method rrs_w4a8 --prompt "
+      "$'<|im_start|>user\\nWhy is the sky blue?<|im_end|>\\n<|im_start|>assistant\\n'");
+  app->callback([o] { run_generate(*o); });
+}
+
+}  // namespace rrs_llm

@@ -1,0 +1,181 @@
+#include "method_name.hpp"
+
+#include <stdexcept>
+#include <string>
+
+#include "../support/quoted_name.hpp"
+#include "rrs/core/presets.hpp"
+
+namespace rrs_llm {
+namespace {
+
+constexpr const char* kNativeName = "q4_0_native";
+
+std::string with_underscores(std::string name) {
+  for (char& c : name) c = c == '-' ? '_' : c;
+  return name;
+}
+
+[[noreturn]] void unavailable(const std::string& method, const std::string& what) {
+  throw std::runtime_error("method " + method + ": " + what + " is not available yet");
+}
+
+void check_available(const Method& m) {
+  if (m.recipe) unavailable(m.name, "rrs-plan");
+  if (m.qfem) unavailable(m.name, "qfem");
+  if (m.qfep) unavailable(m.name, "qfep");
+  refuse_unavailable(m.name, m.weight);
+}
+
+// The file's own weights: only the activation side may be changed.
+void check_native(const std::vector<Setting>& settings) {
+  for (const Setting& s : settings) {
+    const bool weight_side = s.key.rfind("weight-", 0) == 0 || s.key == "rotation" ||
+                             s.key == "sign-seed" || s.key == "solver" || s.key == "zigzag" ||
+                             s.key.rfind("rank", 0) == 0 || s.key == "outliers";
+    if (weight_side) {
+      throw std::runtime_error("setting " + rrs_examples::quoted_name(s.key) +
+                               ": q4_0-native takes the weights as the file holds them");
+    }
+  }
+}
+
+// One suffix of a name; `written` is how tables spell it.
+struct Suffix {
+  const char* with_underscores;
+  const char* written;
+  void (*apply)(Method* m);
+};
+
+constexpr Suffix kSuffixes[] = {
+    {"_gptq", "-gptq", [](Method* m) { m->weight.solver = Solver::kGptq; }},
+    {"_gptaq", "-gptaq", [](Method* m) { m->weight.solver = Solver::kGptaq; }},
+    {"_actorder", "-actorder", [](Method* m) { m->weight.act_order = true; }},
+    {"_zigzag", "-zigzag", [](Method* m) { m->weight.zigzag = true; }},
+    {"+aser", "+aser",
+     [](Method* m) {
+       m->weight.aser = AserSpec{64, 0.0, 32};
+     }},
+    {"+qfem", "+qfem", [](Method* m) { m->qfem = true; }},
+    {"+qfep", "+qfep", [](Method* m) { m->qfep = true; }},
+};
+
+// Takes the last suffix off `name`, if there is one.
+const Suffix* take_suffix(std::string* name) {
+  for (const Suffix& s : kSuffixes) {
+    const std::string text = s.with_underscores;
+    if (name->size() > text.size() &&
+        name->compare(name->size() - text.size(), text.size(), text) == 0) {
+      name->resize(name->size() - text.size());
+      return &s;
+    }
+  }
+  return nullptr;
+}
+
+// Published ASER: weights per output channel, activations per token, not rotated.
+void make_aser(int activation_bits, Method* m) {
+  m->preset = "rtn";
+  m->scheme = rrs::presets::rtn();
+  m->scheme.activation.bits = activation_bits;
+  m->weight.aser = AserSpec{64, 0.0, 32};
+}
+
+// Names that are not presets of the library; false when `m->text` is none of them.
+bool make_named(Method* m) {
+  if (m->text == "gptq_w4a16") {
+    m->preset = "rrs_w4a16";
+    m->scheme = rrs::presets::rrs_w4a16();
+    m->weight.solver = Solver::kGptq;
+  } else if (m->text == "aser_w4a8") {
+    make_aser(8, m);
+  } else if (m->text == "aser_w4a6") {
+    make_aser(6, m);
+  } else if (m->text == "rrs_plan") {
+    m->preset = "rrs";
+    m->scheme = rrs::presets::rrs();
+    m->recipe = true;
+  } else if (m->text == kNativeName) {
+    m->text = "q4_0-native";
+    m->preset = kNativeName;
+    m->kind = LinearKind::kNative;
+    m->scheme.rotation.kind = rrs::RotationKind::kNone;
+    m->scheme.activation.bits = 8;
+  } else {
+    return false;
+  }
+  return true;
+}
+
+void make_preset(const std::string& asked, Method* m) {
+  const rrs::Result<rrs::Scheme> preset = rrs::presets::by_name(m->text.c_str());
+  if (!preset) {
+    std::string all;
+    for (const std::string& known : method_names()) all += (all.empty() ? "" : ", ") + known;
+    std::string suffixes;
+    for (const Suffix& s : kSuffixes) suffixes += std::string(" ") + s.written;
+    throw std::runtime_error("method " + rrs_examples::quoted_name(asked) + " is not one of " +
+                             all + ", with suffixes" + suffixes);
+  }
+  m->preset = m->text;
+  m->scheme = *preset;
+  m->token_qkv = m->preset == "rs" || m->preset == "rrs_published";
+  if (m->scheme.simulated) m->kind = LinearKind::kSimulatedRs;
+}
+
+}  // namespace
+
+void refuse_unavailable(const std::string& method, const WeightPlan& weight) {
+  if (weight.solver == Solver::kGptq) unavailable(method, "gptq");
+  if (weight.solver == Solver::kGptaq) unavailable(method, "gptaq");
+  if (weight.zigzag) unavailable(method, "zigzag");
+  if (weight.aser.on()) unavailable(method, "aser");
+}
+
+std::vector<std::string> method_names() {
+  std::vector<std::string> names{"fp"};
+  rrs::presets::for_each([&](const rrs::NamedPreset& p) { names.emplace_back(p.name); });
+  names.emplace_back("q4_0-native");
+  return names;
+}
+
+Method parse_method(const std::string& text, const std::vector<Setting>& common) {
+  const std::size_t at = text.find('@');
+  Method m;
+  m.settings = common;
+  if (at != std::string::npos) {
+    for (const Setting& s : parse_settings("", text.substr(at + 1), '@')) m.settings.push_back(s);
+  }
+  const std::string asked = text.substr(0, at);
+  m.text = with_underscores(asked);
+  std::vector<const Suffix*> suffixes;
+  // gptq_w4a16 and the like are names of their own, so suffixes come off the end only.
+  while (const Suffix* s = take_suffix(&m.text)) suffixes.insert(suffixes.begin(), s);
+  if (m.text == "fp") {
+    m.settings.clear();
+    if (at != std::string::npos) throw std::runtime_error("method fp: takes no settings");
+    if (!suffixes.empty()) throw std::runtime_error("method fp: takes no suffixes");
+    m.name = m.preset = m.text;
+    return m;
+  }
+  m.kind = LinearKind::kRrs;
+  if (!make_named(&m)) make_preset(asked, &m);
+  if (m.kind == LinearKind::kNative) {
+    check_native(m.settings);
+    if (!suffixes.empty()) throw std::runtime_error("method q4_0-native: takes no suffixes");
+  }
+  for (const Suffix* s : suffixes) {
+    s->apply(&m);
+    m.text += s->written;
+  }
+  m.name = at == std::string::npos ? m.text : m.text + text.substr(at);
+  return m;
+}
+
+Method make_method(const std::string& text, const std::vector<Setting>& common) {
+  Method m = parse_method(text, common);
+  check_available(m);
+  return m;
+}
+
+}  // namespace rrs_llm

@@ -1,0 +1,98 @@
+#include "options.hpp"
+
+#include <cstdio>
+
+#include <CLI/CLI.hpp>
+
+#include "../support/atomic_file.hpp"
+
+namespace rrs_llm {
+namespace {
+
+constexpr const char* kMethodHelp =
+    "fp, q4_0-native, or a preset: rtn, smoothquant_w8a8, smoothquant_w4a4, quarot, quarot_g32, "
+    "rs, "
+    "rs_g32, rrs_published, rrs, rrs_w4a8, rrs_w4a16, rrs_g64, rrs_g128, rrs_whole, rrs_rows16. "
+    "After a preset: -gptq, -gptaq, -actorder, -zigzag, +aser, +qfem, +qfep. "
+    "Settings of one method follow it: rrs@sign-seed=1@clip=0.95";
+
+void add_setting(CLI::App* app, Options* o, const char* key, const char* help) {
+  app->add_option_function<std::string>(
+         std::string("--") + key,
+         [o, key](const std::string& value) {
+           o->settings.push_back(Setting{"", key, value});
+         },
+         help)
+      ->group("Scheme");
+}
+
+void add_scheme_options(CLI::App* app, Options* o) {
+  add_setting(app, o, "activation-bits", "2 to 8, or 16 (not quantized)");
+  add_setting(app, o, "activation-group", "16, 32, 64, 128, 256 or row");
+  add_setting(app, o, "window", "one, whole or rows:N: tokens that share smoothing scales");
+  add_setting(app, o, "rotation", "none, full or block:N");
+  add_setting(app, o, "range", "symmetric or full: how a scale is found, activations");
+  add_setting(app, o, "clip", "above 0, at most 1: of the activations' range");
+  add_setting(app, o, "weight-bits", "4 or 8");
+  add_setting(app, o, "weight-group", "16, 32, 64, 128, 256 or row (per output channel)");
+  add_setting(app, o, "weight-range", "symmetric or full");
+  add_setting(app, o, "weight-scale", "absmax or search");
+  add_setting(app, o, "sign-seed", "random signs before the rotation, from this seed");
+  add_setting(app, o, "act-order", "0 or 1: GPTQ takes columns in order of falling diagonal");
+  add_setting(app, o, "damping", "of GPTQ's Hessian, times the mean of its diagonal");
+  add_setting(app, o, "rank", "of the low-rank error term; 0: none");
+  app->add_option("--override", o->overrides,
+                  "PATTERN=SETTING[,SETTING...] for some linears: 'ffn_down=a8', 'blk.0=fp', "
+                  "'blk.2?.ffn_*=a8,clip=0.95'")
+      ->group("Scheme");
+}
+
+}  // namespace
+
+void add_session_options(CLI::App* app, Options* o) {
+  app->add_option("--model", o->session.model, "a GGUF file or a Hugging Face folder")->required();
+  app->add_option("--threads", o->session.threads, "0: as many as the machine has")
+      ->check(CLI::Range(0, 1024));
+}
+
+void add_method_options(CLI::App* app, Options* o, bool several) {
+  auto* method = app->add_option("--method", o->methods, kMethodHelp);
+  if (several) {
+    method->delimiter(',');
+  } else {
+    method->expected(1);
+  }
+  app->add_option(
+      "--calibration", o->session.calibration,
+      "text for SmoothQuant's scales (perplexity: by default the end of the text, beyond "
+      "the windows)");
+  add_scheme_options(app, o);
+}
+
+void add_kv_option(CLI::App* app, Options* o) {
+  app->add_option("--kv", o->session.kv_bits, "bits of the KV cache: 16, 8 or 4")
+      ->check(CLI::IsMember({16, 8, 4}));
+}
+
+std::vector<Setting> all_settings(const Options& o) {
+  std::vector<Setting> settings = o.settings;
+  for (const std::string& text : o.overrides) {
+    for (const Setting& s : parse_override(text)) settings.push_back(s);
+  }
+  return settings;
+}
+
+std::string only_method(const Options& o) { return o.methods.empty() ? "rrs" : o.methods.front(); }
+
+void write_file(const std::string& path, const std::string& content) {
+  rrs_examples::AtomicFile file(path);
+  file.write(content.data(), content.size());
+  file.commit();
+}
+
+void print(const std::string& text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+}  // namespace rrs_llm

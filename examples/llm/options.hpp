@@ -1,0 +1,58 @@
+#pragma once
+// What the program's commands share: their options, and how options become settings.
+//
+// From: the command line; to: cmd_*.cpp, one file per subcommand. A subcommand is one function that
+// adds its options to a CLI::App and a callback that runs it; commands.cpp lists them.
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "generate.hpp"
+#include "method.hpp"
+#include "session.hpp"
+
+namespace CLI {
+class App;
+}
+
+namespace rrs_llm {
+
+// Everything any command takes; each uses its part.
+struct Options {
+  SessionOptions session;
+  std::vector<std::string> methods;
+  std::vector<Setting> settings;
+  std::vector<std::string> overrides;
+  std::string weights;
+  std::string text;
+  std::string json;
+  std::string out;
+  std::string prompt;
+  std::size_t windows = 0;
+  std::size_t context = 2048;
+  std::size_t sample_windows = 4;  // inspect's
+  std::size_t sample_context = 512;
+  std::size_t modules = 20;
+  GenerateOptions generate;
+};
+
+void add_session_options(CLI::App* app, Options* o);
+// --method (one, or several separated by commas), --calibration and the scheme's options.
+void add_method_options(CLI::App* app, Options* o, bool several);
+void add_kv_option(CLI::App* app, Options* o);
+
+// --activation-bits and friends, then the overrides.
+std::vector<Setting> all_settings(const Options& o);
+std::string only_method(const Options& o);
+
+void print(const std::string& text);                                   // to stdout, at once
+void write_file(const std::string& path, const std::string& content);  // whole or not at all
+
+// The subcommands.
+void define_perplexity(CLI::App* app, Options* o);
+void define_generate(CLI::App* app, Options* o);
+void define_quantize(CLI::App* app, Options* o);
+void define_inspect(CLI::App* app, Options* o);
+
+}  // namespace rrs_llm
