@@ -1,0 +1,157 @@
+// Runs an implementation over vectors.json and compares every bit.
+//
+//   usage: conformance_check vectors.json
+//
+// Prints what differs first in each field of each case, then how much was compared; the exit code
+// is 0 when everything is equal and the file holds as many cases as its version promises.
+#include <cstdio>
+#include <cstring>
+#include <exception>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "implementation.hpp"
+
+namespace {
+
+using conformance::Case;
+using conformance::Result;
+using Json = nlohmann::json;
+
+constexpr int kVersion = 1;
+constexpr std::size_t kCases = 16;
+
+template <class T>
+std::vector<T> hex(const Json& list) {
+  std::vector<T> out;
+  for (const Json& text : list) {
+    out.push_back(static_cast<T>(std::stoul(text.get<std::string>(), nullptr, 16)));
+  }
+  return out;
+}
+
+std::vector<float> floats(const Json& list) {
+  std::vector<float> out;
+  if (list.is_null()) return out;
+  for (const auto bits : hex<std::uint32_t>(list)) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    out.push_back(value);
+  }
+  return out;
+}
+
+std::vector<std::uint8_t> bytes(const std::string& text) {
+  std::vector<std::uint8_t> out;
+  for (std::size_t i = 0; i + 1 < text.size(); i += 2) {
+    out.push_back(static_cast<std::uint8_t>(std::stoul(text.substr(i, 2), nullptr, 16)));
+  }
+  return out;
+}
+
+Case read_case(const Json& j) {
+  const Json& s = j.at("scheme");
+  Case c;
+  c.name = j.at("name");
+  c.m = j.at("m");
+  c.n = j.at("n");
+  c.k = j.at("k");
+  c.x = floats(j.at("x"));
+  c.w = floats(j.at("w"));
+  c.bias = floats(j.at("bias"));
+  c.scheme.rotated = s.at("rotation") == "block";
+  c.scheme.block = s.at("block");
+  if (!s.at("sign_seed").is_null()) c.scheme.sign_seed = s.at("sign_seed").get<std::uint64_t>();
+  c.scheme.activation_bits = s.at("activation_bits");
+  c.scheme.whole_window = s.at("window") == "whole";
+  c.scheme.activation_group = s.at("activation_group");
+  c.scheme.full_range = s.at("range") == "full";
+  c.scheme.clip = s.at("clip");
+  c.scheme.weight_bits = s.at("weight_bits");
+  c.scheme.weight_group = s.at("weight_group");
+  return c;
+}
+
+Result read_expected(const Json& j) {
+  Result r;
+  r.weight_codes = j.at("weight_codes").get<std::vector<std::int32_t>>();
+  r.weight_scales = hex<std::uint16_t>(j.at("weight_scales"));
+  r.panels = bytes(j.at("panels"));
+  r.codes = j.at("codes").get<std::vector<std::int32_t>>();
+  r.scales = hex<std::uint32_t>(j.at("scales"));
+  r.token_scales = hex<std::uint32_t>(j.at("token_scales"));
+  r.y = hex<std::uint32_t>(j.at("y"));
+  return r;
+}
+
+struct Tally {
+  std::size_t values = 0;
+  std::size_t failures = 0;
+};
+
+template <class T>
+void compare(const std::string& where, const std::vector<T>& got, const std::vector<T>& expected,
+             Tally* tally) {
+  tally->values += expected.size();
+  if (got == expected) return;
+  ++tally->failures;
+  if (got.size() != expected.size()) {
+    std::printf("%s: %zu values, expected %zu\n", where.c_str(), got.size(), expected.size());
+    return;
+  }
+  std::size_t i = 0;
+  while (got[i] == expected[i]) ++i;
+  std::printf("%s: value %zu is %llx, expected %llx\n", where.c_str(), i,
+              static_cast<unsigned long long>(got[i]),
+              static_cast<unsigned long long>(expected[i]));
+}
+
+void compare_results(const std::string& where, const Result& got, const Result& expected,
+                     Tally* tally) {
+  compare(where + " weight codes", got.weight_codes, expected.weight_codes, tally);
+  compare(where + " weight scales", got.weight_scales, expected.weight_scales, tally);
+  compare(where + " panels", got.panels, expected.panels, tally);
+  compare(where + " codes", got.codes, expected.codes, tally);
+  compare(where + " scales", got.scales, expected.scales, tally);
+  compare(where + " token scales", got.token_scales, expected.token_scales, tally);
+  compare(where + " y", got.y, expected.y, tally);
+}
+
+int run_file(const char* path) {
+  const Json file = Json::parse(std::ifstream(path));
+  if (file.at("version") != kVersion || file.at("cases").size() < kCases) {
+    std::printf("%s: version %d with at least %zu cases expected\n", path, kVersion, kCases);
+    return 1;
+  }
+  Tally tally;
+  std::string names;
+  for (const std::string& variant : conformance::variants()) {
+    for (const Json& j : file.at("cases")) {
+      const Case c = read_case(j);
+      compare_results(c.name + " (" + variant + ")", conformance::run(c, variant),
+                      read_expected(j.at("expected")), &tally);
+    }
+    names += " " + variant;
+  }
+  std::printf("conformance: %zu cases,%s: %zu values compared, %zu differences\n",
+              file.at("cases").size(), names.c_str(), tally.values, tally.failures);
+  return tally.failures == 0 && tally.values > 10000 ? 0 : 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::fprintf(stderr, "usage: conformance_check vectors.json\n");
+    return 2;
+  }
+  try {
+    return run_file(argv[1]);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "conformance_check: %s\n", error.what());
+    return 1;
+  }
+}

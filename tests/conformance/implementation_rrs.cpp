@@ -1,0 +1,106 @@
+// This library, as check.cpp asks for it.
+#include "implementation.hpp"
+
+#include <cstring>
+#include <stdexcept>
+
+#include "rrs/rrs.hpp"
+
+namespace conformance {
+namespace {
+
+void require(const rrs::Status& status, const std::string& what) {
+  if (!status.ok()) throw std::runtime_error(what + ": " + status.message());
+}
+
+rrs::Scheme to_rrs(const Scheme& c) {
+  rrs::Scheme s;
+  s.rotation.kind = c.rotated ? rrs::RotationKind::kBlock : rrs::RotationKind::kNone;
+  s.rotation.block = c.block;
+  s.rotation.random_signs = c.sign_seed.has_value();
+  s.rotation.sign_seed = c.sign_seed.value_or(0);
+  s.activation.bits = c.activation_bits;
+  s.activation.window.kind = c.whole_window ? rrs::WindowKind::kWhole : rrs::WindowKind::kOne;
+  s.activation.group = c.activation_group;
+  s.activation.range = c.full_range ? rrs::Range::kFull : rrs::Range::kSymmetric;
+  s.activation.clip = c.clip;
+  s.weight.bits = c.weight_bits;
+  s.weight.group = c.weight_group;
+  s.weight.scale = rrs::WeightScale::kAbsmax;
+  return s;
+}
+
+// Quantizes W as it is (no rotation), into codes and scales, then packs them for the whole scheme.
+rrs::PreparedWeight quantize_weight(const Case& c, const rrs::Scheme& scheme, Result* out) {
+  const std::int64_t groups = rrs::group_count(c.k, scheme.weight.group);
+  std::vector<rrs::f16> scales(static_cast<std::size_t>(c.n * groups));
+  std::vector<std::int8_t> codes(static_cast<std::size_t>(c.n * c.k));
+  for (std::int64_t n = 0; n < c.n; ++n) {
+    if (!rrs::rtn_row(c.w.data() + n * c.k, c.k, scheme.weight, scales.data() + n * groups,
+                      codes.data() + n * c.k)) {
+      throw std::runtime_error("rtn_row failed");
+    }
+  }
+  out->weight_codes.assign(codes.begin(), codes.end());
+  for (const rrs::f16 v : scales) out->weight_scales.push_back(v.bits);
+  rrs::Result<rrs::PreparedWeight> weight = rrs::weight_from_quantized(
+      rrs::MatrixView<const std::int8_t>(codes.data(), c.n, c.k),
+      rrs::MatrixView<const rrs::f16>(scales.data(), c.n, groups), scheme);
+  require(weight.status(), "weight_from_quantized");
+  const rrs::WeightView& view = *weight;
+  out->panels.assign(view.panels, view.panels + rrs::panel_count(c.n) * view.panel_bytes);
+  return std::move(*weight);
+}
+
+// Codes from the scalar level, whose tiles are those of pack/layout.hpp at every precision.
+void read_activation(const rrs::PreparedActivation& a, Result* out) {
+  const int most = rrs::select_gemm_kernel(*a.table, a.scheme).max_rows;
+  const rrs::RowTiles tiles = rrs::make_row_tiles(a.m, most);
+  const auto* packed = static_cast<const std::int8_t*>(a.codes);
+  for (std::int64_t tile = 0; tile < tiles.tiles; ++tile) {
+    const std::int64_t rows = tiles.rows_in(tile), first = tiles.first_row(tile);
+    for (std::int64_t row = 0; row < rows; ++row) {
+      for (std::int64_t k = 0; k < a.k; ++k) {
+        out->codes.push_back(packed[first * a.k_padded + k / 4 * rows * 4 + row * 4 + k % 4]);
+      }
+    }
+  }
+  for (std::int64_t t = 0; t < a.m; ++t) {
+    out->token_scales.push_back(rrs::float_bits(a.token_scales[t]));
+    for (std::int64_t g = 0; g < a.activation_groups; ++g) {
+      out->scales.push_back(rrs::float_bits(rrs::scale_at(a, t, g)));
+    }
+  }
+}
+
+}  // namespace
+
+std::vector<std::string> variants() {
+  std::vector<std::string> names;
+  for (int i = 0; i < rrs::kIsaCount; ++i) {
+    if (rrs::isa_supported(static_cast<rrs::Isa>(i))) names.emplace_back(rrs::kIsaNames[i]);
+  }
+  return names;
+}
+
+Result run(const Case& c, const std::string& variant) {
+  Result out;
+  const rrs::Scheme scheme = to_rrs(c.scheme);
+  const rrs::PreparedWeight weight = quantize_weight(c, scheme, &out);
+  const rrs::MatrixView<const float> x(c.x.data(), c.m, c.k);
+  std::vector<float> y(static_cast<std::size_t>(c.m * c.n));
+  rrs::Workspace ws(rrs::workspace_bytes(c.m, c.k, scheme, c.n));
+  rrs::PreparedActivation a;
+  rrs::ActivationOptions options;
+  options.isa = rrs::Isa::kScalar;
+  require(rrs::smooth_rotate_quantize(x, scheme, ws, a, {}, options), "smooth_rotate_quantize");
+  read_activation(a, &out);
+  options.isa = rrs::isa_by_name(variant.c_str());
+  require(rrs::smooth_rotate_quantize(x, scheme, ws, a, {}, options), "smooth_rotate_quantize");
+  const rrs::GemmOptions gemm{c.bias.empty() ? nullptr : c.bias.data(), false};
+  require(rrs::gemm(a, weight, rrs::MatrixView<float>(y.data(), c.m, c.n), {}, gemm), "gemm");
+  for (const float v : y) out.y.push_back(rrs::float_bits(v));
+  return out;
+}
+
+}  // namespace conformance
