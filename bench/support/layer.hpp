@@ -32,7 +32,8 @@ class Layer {
         scheme_(scheme),
         m_(m),
         pool_(pool),
-        workspace_(rrs::workspace_bytes(m, weight.k, scheme, weight.n)),
+        workspace_(rrs::workspace_bytes(m, weight.k, scheme, weight.n,
+                                        rrs::low_rank_columns(weight.low_rank.rank))),
         y_(static_cast<std::size_t>(m * weight.n), 0.0f) {}
 
   rrs::ActivationOptions& options() { return options_; }

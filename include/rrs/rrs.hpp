@@ -21,6 +21,7 @@
 #include "rrs/gemm/gemm.hpp"
 #include "rrs/kv_cache/kv_cache.hpp"
 #include "rrs/pipeline/weight.hpp"
+#include "rrs/pipeline/weight_low_rank.hpp"
 #include "rrs/pipeline/workspace.hpp"
 #include "rrs/pipeline/activation.hpp"
 #include "rrs/pipeline/linear.hpp"

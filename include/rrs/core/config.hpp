@@ -44,6 +44,13 @@
 #define RRS_TARGET_AVX512VNNI \
   RRS_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")
 
+// Register tiles are arrays; they stay in registers only if every loop over them is unrolled.
+#if defined(__clang__)
+#define RRS_UNROLL_FULL _Pragma("clang loop unroll(full)")
+#else
+#define RRS_UNROLL_FULL _Pragma("GCC unroll 64")
+#endif
+
 // GCC 12 warns about "uninitialized" variables inside its own AVX-512 intrinsics, in the user's
 // build. ISA files wrap their functions in this pair.
 #if defined(__GNUC__) && !defined(__clang__)

@@ -125,6 +125,24 @@ struct GemmTileArgs {
 };
 using GemmTile = void (*)(const GemmTileArgs& args) noexcept;
 
+// One step of a low-rank branch (gemm/low_rank.hpp): rows x (panels * width) outputs over all
+// inputs.
+//   out[t,o] = start, then k ascending: fma(x[t,k], f32(weights[k,o]), sum);
+//   start = start_scale[t] * out[t,o], or 0 where start_scale is null
+struct LowRankArgs {
+  int rows;    // any number >= 1
+  int panels;  // any number >= 1
+  int width;   // outputs per panel: 16, or 8 (a last panel: then panels is 1)
+  std::int64_t inputs;
+  const float* x;  // [rows][x_stride]
+  std::int64_t x_stride;
+  const f16* weights;        // [panel][inputs][width]
+  const float* start_scale;  // [rows] or null
+  float* out;                // [rows][out_stride]; panel p begins at 16 p; `width` are written
+  std::int64_t out_stride;
+};
+using LowRankPanels = void (*)(const LowRankArgs& args) noexcept;
+
 struct GemmKernel {
   GemmTile tile;
   int max_rows;      // MR
@@ -146,6 +164,7 @@ struct GemmKernels {
                     bool accumulate, f16* y) noexcept;
   void (*store_bf16)(const float* acc, std::int64_t n, float token_scale, const float* bias,
                      bool accumulate, bf16* y) noexcept;
+  LowRankPanels low_rank;
 };
 
 struct KernelTable {

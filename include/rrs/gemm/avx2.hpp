@@ -12,6 +12,7 @@
 #if RRS_X86_64
 #include "rrs/gemm/avx2_a16.hpp"
 #include "rrs/gemm/avx2_integer.hpp"
+#include "rrs/gemm/avx2_low_rank.hpp"
 #include "rrs/gemm/avx2_store.hpp"
 
 RRS_FUNCTIONS_BEGIN
@@ -27,6 +28,7 @@ constexpr GemmKernels gemm_kernels(GemmKernels lower) {
   lower.store_f32 = &store_f32;
   lower.store_f16 = &store_f16;
   lower.store_bf16 = &store_bf16;
+  lower.low_rank = &low_rank_panels;
   return lower;
 }
 

@@ -8,6 +8,7 @@
 #include "rrs/gemm/avx512_a16.hpp"
 #include "rrs/gemm/avx512_block.hpp"
 #include "rrs/gemm/avx512_int.hpp"
+#include "rrs/gemm/avx512_low_rank.hpp"
 #include "rrs/gemm/avx512_store.hpp"
 
 #if RRS_X86_64
@@ -25,6 +26,7 @@ constexpr GemmKernels gemm_kernels(GemmKernels lower) {
                  "avx512 w4a16 12x32 of 48x64"};
   lower.w8a16 = {&float_gemm_tile<8>, kFloatMaxRows, kFloatMaxPanels,
                  "avx512 w8a16 12x32 of 48x64"};
+  lower.low_rank = &low_rank_panels;
   return lower;
 }
 

@@ -35,13 +35,6 @@
 
 #if RRS_X86_64
 
-// Register tiles are arrays; they stay in registers only if every loop over them is unrolled.
-#if defined(__clang__)
-#define RRS_UNROLL_FULL _Pragma("clang loop unroll(full)")
-#else
-#define RRS_UNROLL_FULL _Pragma("GCC unroll 64")
-#endif
-
 RRS_TYPES_BEGIN
 
 inline constexpr int kBlockInputs = 256;    // K block: every group size divides it

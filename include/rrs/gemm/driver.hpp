@@ -16,6 +16,7 @@
 #include "rrs/core/executor.hpp"
 #include "rrs/core/kernel_table.hpp"
 #include "rrs/gemm/epilogue.hpp"
+#include "rrs/gemm/low_rank.hpp"
 #include "rrs/pack/layout.hpp"
 
 RRS_TYPES_BEGIN
@@ -54,12 +55,14 @@ struct GemmProblem {
   const std::int32_t* code_sums = nullptr;   // null when float_activations
   const float* activation_scales = nullptr;  // null when float_activations
   std::int64_t activation_groups = 0;
-  const float* token_scales = nullptr;  // [rows], null: 1; NaN makes the row NaN
+  const float* token_scales = nullptr;  // [rows], null: 1 (not with low_rank); NaN: a NaN row
   const std::uint8_t* weights = nullptr;
   std::int64_t panel_bytes = 0;
   const f16* weight_scales = nullptr;     // [panel][weight_groups][16]
   const float* weight_offsets = nullptr;  // the same shape, or null
   std::int64_t weight_groups = 0;
+  LowRankView low_rank;               // rank 0: none
+  const float* low_rank_u = nullptr;  // L_B x~ [rows][low_rank_columns(rank)]
   GemmOutput output;
 };
 
@@ -162,8 +165,15 @@ inline void run_tile(const GemmKernels& kernels, const GemmKernel& kernel, const
   const std::int64_t first_row = p.tiles.first_row(tile);
   const std::int64_t first = panel * kPanelOutputs;
   const std::int64_t count = (std::min)(std::int64_t{panels} * kPanelOutputs, p.n - first);
+  const bool low_rank = p.low_rank.rank > 0;
+  if (low_rank) {
+    const std::int64_t stride = low_rank_columns(p.low_rank.rank);
+    low_rank_up(kernels, p.low_rank, p.low_rank_u + first_row * stride, stride,
+                p.token_scales + first_row, a.rows, panel, panels, acc);
+  }
   for (int r = 0; r < a.rows; ++r) {
-    const float token_scale = p.token_scales == nullptr ? 1.0f : p.token_scales[first_row + r];
+    const bool scaled = low_rank || p.token_scales == nullptr;
+    const float token_scale = scaled ? 1.0f : p.token_scales[first_row + r];
     store_row(kernels, p.output, acc + r * panels * kPanelOutputs, first_row + r, first, count,
               token_scale);
   }

@@ -20,7 +20,7 @@
 //   decode, and short chains are more accurate.)
 // Store:  y = a*acc;  bias: fma(a, acc, bias);  accumulate: fma(a, acc, old);  both:
 //   fma(a, acc, bias) + old.  f16 and bf16: old converted exactly, the result rounded once.
-//   A NaN token scale gives quiet NaN rows.
+//   A NaN token scale gives quiet NaN rows. A low-rank branch comes before it: low_rank.hpp.
 // Bound, against the same sum in exact arithmetic, u = 2^-24, no overflow or underflow:
 //   integer: |error| <= (T + 3) u |a| sum_g (|s v isum| + |s offset code_sum|)
 //            T = G, with offsets 2 G
@@ -34,3 +34,4 @@
 
 #include "rrs/gemm/driver.hpp"
 #include "rrs/gemm/epilogue.hpp"
+#include "rrs/gemm/low_rank.hpp"

@@ -10,6 +10,7 @@
 #include "rrs/core/config.hpp"
 #include "rrs/core/kernel_table.hpp"
 #include "rrs/core/types.hpp"
+#include "rrs/gemm/scalar_low_rank.hpp"
 #include "rrs/pack/layout.hpp"
 
 RRS_FUNCTIONS_BEGIN
@@ -159,7 +160,8 @@ constexpr GemmKernels gemm_kernels() {
                      {&gemm_tile<8, true>, 4, 1, "scalar w8a16 4x16"},
                      &store_f32,
                      &store_f16,
-                     &store_bf16};
+                     &store_bf16,
+                     &low_rank_panels};
 }
 
 }  // namespace scalar

@@ -96,6 +96,7 @@ inline Status validate_activation_call(const ErasedView& x, const Scheme& s,
   if (Status status = validate(s.rotation, x.cols); !status) return status;
   const SequenceStarts starts{options.sequence_starts, options.sequences};
   if (Status status = validate_sequence_starts(starts, x.rows); !status) return status;
+  if (Status status = validate_branches(s, x.cols, options); !status) return status;
   return validate_channels(s, x.cols, options.channels);
 }
 
@@ -307,6 +308,7 @@ Status prepare_activation(internal::ActivationJob& job, const Workspace& ws,
   PreparedActivation result = describe_activation(job);
   result.memory = job.memory;
   result.memory_bytes = static_cast<std::int64_t>(ws.bytes());
+  list_branches(&job, &result);
   job.out = &result;
   run_activation(job, executor);
   if (job.scheme->activation.exact_reference) {
@@ -325,8 +327,8 @@ Status prepare_activation(internal::ActivationJob& job, const Workspace& ws,
 
 // Prepares X [M,K] for gemm under `scheme`. T: float, f16 or bf16 (const or not).
 //
-// workspace: at least workspace_bytes(M, K, scheme[, N]) bytes; `out` points into it.
-// options:   channels (must be those of the weight), sequence_starts, isa.
+// workspace: at least workspace_bytes(M, K, scheme[, N[, columns]]) bytes; `out` points into it.
+// options:   channels (must be those of the weight), sequence_starts, isa, low_rank.
 // Returns kNonFinite with the first row that holds NaN or Inf (or overflows in the rotation): all
 //   other rows are as if that row were absent, and `out` is good to use; its output row will be
 //   NaN. Any other error leaves `out` untouched (the workspace's contents are unspecified).
@@ -342,7 +344,9 @@ Status smooth_rotate_quantize(const MatrixView<T>& X, const Scheme& scheme, Work
   if (Status status = detail::validate_activation_call(x, scheme, options); !status) return status;
   const RotationPlan* kept = internal::WorkspaceAccess::kept(workspace, scheme.rotation, x.cols);
   const RotationPlan rotation = kept != nullptr ? *kept : plan_rotation(scheme.rotation, x.cols);
-  const internal::WorkspacePlan plan = detail::plan_workspace(x.rows, x.cols, 0, scheme, rotation);
+  const std::int64_t columns = low_rank_columns(options.low_rank, options.low_rank_count);
+  const internal::WorkspacePlan plan =
+      detail::plan_workspace(x.rows, x.cols, 0, scheme, rotation, columns);
   if (Status status = detail::workspace_status(plan, workspace); !status) return status;
   if (ranges_overlap(x.data, extent_bytes(x), internal::WorkspaceAccess::memory(workspace),
                      static_cast<std::int64_t>(workspace.bytes()))) {
@@ -358,7 +362,7 @@ Status smooth_rotate_quantize(const MatrixView<T>& X, const Scheme& scheme, Work
   job.memory = internal::WorkspaceAccess::memory(workspace);
   if (kept == nullptr) detail::build_tables(&job, workspace);
   job.wide = detail::is_wide(scheme);
-  job.fused = options.fused && detail::can_fuse(*table, scheme, x.cols);
+  job.fused = options.fused && columns == 0 && detail::can_fuse(*table, scheme, x.cols);
   job.token_scales = job.at<float>(plan.token_scales);
   return detail::prepare_activation(job, workspace, out, executor);
 }

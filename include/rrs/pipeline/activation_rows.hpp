@@ -14,6 +14,7 @@
 #include "rrs/core/config.hpp"
 #include "rrs/core/kernel_table.hpp"
 #include "rrs/core/view.hpp"
+#include "rrs/gemm/low_rank.hpp"
 #include "rrs/pipeline/prepared_activation.hpp"
 #include "rrs/pipeline/workspace.hpp"
 #include "rrs/quantize/quantize.hpp"
@@ -36,6 +37,7 @@ struct ActivationSlot {
   float* inverse;      // [groups]
   float* scales;       // [kMaxTileRows][groups]
   std::int32_t* sums;  // [kMaxTileRows][inner groups]
+  float* kept;         // low rank: [kLowRankBlockRows][kept_stride], rotated rows
 };
 
 // What all tasks of a call share.
@@ -50,6 +52,8 @@ struct ActivationJob {
   PreparedActivation* out = nullptr;
   bool wide = false;
   bool fused = false;
+  LowRankView low_rank[kMaxLowRankBranches];  // as out->low_rank
+  int low_rank_count = 0;
   float* token_scales = nullptr;
   std::atomic<std::uint64_t>* free_slots = nullptr;
   std::atomic<std::int64_t>* first_non_finite = nullptr;
@@ -81,6 +85,7 @@ inline internal::ActivationSlot slot_at(const internal::ActivationJob& job, int 
   s.inverse = s.negative + p.activation_groups;
   s.scales = s.inverse + p.activation_groups;
   s.sums = job.at<std::int32_t>(base + p.slot_sums);
+  s.kept = job.at<float>(base + p.slot_kept);
   return s;
 }
 
@@ -184,19 +189,20 @@ inline const float* plain_row(const internal::ActivationJob& job,
   return slot.row;
 }
 
-// Row t of window one or frozen: everything at once. False for a non-finite row.
+// Row t of window one or frozen: everything at once; x~ is left in `row`, unless the call is fused.
+// False for a non-finite row.
 inline bool quantize_independent_row(const internal::ActivationJob& job,
                                      const internal::ActivationSlot& slot, std::int64_t t,
-                                     int row_in_tile) noexcept {
+                                     int row_in_tile, float* row) noexcept {
   QuantizeRowArgs args = quantize_args(job, slot, row_in_tile);
   if (job.fused) {
     job.token_scales[t] = 1.0f;
     const FusedArgs f = fused_args(job, args, plain_row(job, slot, t));
     if (job.table->fused.prepare_row(f)) return true;
   }
-  load_rotated_row(job, slot, t, slot.row);
-  args.x = slot.row;
-  args.extremes = row_extremes(job, slot, slot.row);
+  load_rotated_row(job, slot, t, row);
+  args.x = row;
+  args.extremes = row_extremes(job, slot, row);
   if (job.scheme->activation.window.kind == WindowKind::kFrozen) {
     args.window_scales = job.options->channels.frozen_scales;
   }
@@ -254,17 +260,90 @@ inline void pack_tile(const internal::ActivationJob& job, const internal::Activa
                    job.at<std::int32_t>(p.sums) + first * p.inner_groups);
 }
 
+// Where x~ of a row lies once the row is quantized, for the down-projections.
+inline float* kept_row(const internal::ActivationJob& job, const internal::ActivationSlot& slot,
+                       std::int64_t t, int row_in_tile) noexcept {
+  const internal::WorkspacePlan& p = job.plan;
+  if (job.out->is_float()) {
+    return reinterpret_cast<float*>(slot.codes) + row_in_tile * p.code_stride;
+  }
+  if (job.wide) return job.at<float>(p.rotated) + t * p.k_padded;
+  return slot.kept + row_in_tile % internal::kLowRankBlockRows * p.kept_stride;
+}
+
+// u of `rows` rows from row `t` of the call, row `row_in_tile` of the tile, for every branch.
+inline void project_rows(const internal::ActivationJob& job, const internal::ActivationSlot& slot,
+                         std::int64_t t, int row_in_tile, int rows) noexcept {
+  const internal::WorkspacePlan& p = job.plan;
+  const std::int64_t stride =
+      job.out->is_float() ? p.code_stride : (job.wide ? p.k_padded : p.kept_stride);
+  const float* x = kept_row(job, slot, t, row_in_tile);
+  std::int64_t at = 0;
+  for (int i = 0; i < job.low_rank_count; ++i) {
+    const std::int64_t columns = low_rank_columns(job.low_rank[i].rank);
+    float* u = job.at<float>(p.low_rank) + at + t * columns;
+    low_rank_down(job.table->gemm, job.low_rank[i], x, stride, rows, u, columns);
+    at += job.x.rows * columns;
+  }
+}
+
+// Row t of the call as row r of the slot's tile.
+inline void prepare_row(const internal::ActivationJob& job, const internal::ActivationSlot& slot,
+                        std::int64_t t, int r) noexcept {
+  const bool keep = job.low_rank_count > 0;
+  float* row = keep ? kept_row(job, slot, t, r) : slot.row;
+  const bool finite = job.out->is_float() ? float_row(job, slot, t, r)
+                      : job.wide          ? quantize_window_row(job, slot, t, r)
+                                          : quantize_independent_row(job, slot, t, r, row);
+  if (finite) return;
+  note_non_finite(job, t);
+  if (keep) std::memset(row, 0, static_cast<std::size_t>(job.x.cols) * sizeof(float));
+}
+
 // Rows [first, first + rows) of the call, quantized and packed as one tile.
 inline void prepare_tile(const internal::ActivationJob& job, const internal::ActivationSlot& slot,
                          std::int64_t first, int rows) noexcept {
-  for (int r = 0; r < rows; ++r) {
-    const std::int64_t t = first + r;
-    const bool finite = job.out->is_float() ? float_row(job, slot, t, r)
-                        : job.wide          ? quantize_window_row(job, slot, t, r)
-                                            : quantize_independent_row(job, slot, t, r);
-    if (!finite) note_non_finite(job, t);
+  for (int r = 0; r < rows;) {
+    const int begin = r;
+    const int block = job.low_rank_count > 0 ? internal::kLowRankBlockRows : rows;
+    const int end = rows - begin < block ? rows : begin + block;
+    for (; r < end; ++r) prepare_row(job, slot, first + r, r);
+    if (job.low_rank_count > 0) project_rows(job, slot, first + begin, begin, end - begin);
   }
   pack_tile(job, slot, first, rows);
+}
+
+inline Status validate_branches(const Scheme& s, std::int64_t k,
+                                const ActivationOptions& o) noexcept {
+  if (o.low_rank_count < 0 || o.low_rank_count > kMaxLowRankBranches) {
+    return invalid_argument("low_rank_count", "must be in [0, kMaxLowRankBranches]",
+                            o.low_rank_count, kMaxLowRankBranches);
+  }
+  if (o.low_rank_count > 0 && o.low_rank == nullptr) {
+    return invalid_argument("low_rank", "must not be null when low_rank_count is not 0", 0, 1);
+  }
+  for (std::int64_t i = 0; i < o.low_rank_count; ++i) {
+    const LowRankView& b = o.low_rank[i];
+    if (b.rank == 0) continue;
+    if (Status status = validate_low_rank(b, b.n, k); !status) return status;
+    if (s.activation.exact_reference) {
+      return invalid_scheme("activation.exact_reference", "does not go with a low-rank branch", 1,
+                            0);
+    }
+  }
+  return Status{};
+}
+
+// The branches with a rank, and where their u lie.
+inline void list_branches(internal::ActivationJob* job, PreparedActivation* out) noexcept {
+  const float* u = job->at<float>(job->plan.low_rank);
+  for (std::int64_t i = 0; i < job->options->low_rank_count; ++i) {
+    const LowRankView& b = job->options->low_rank[i];
+    if (b.rank == 0) continue;
+    job->low_rank[job->low_rank_count++] = b;
+    out->low_rank[out->low_rank_count++] = PreparedLowRank{b.down, b.rank, u};
+    u += job->x.rows * low_rank_columns(b.rank);
+  }
 }
 
 }  // namespace detail

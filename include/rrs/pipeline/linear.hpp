@@ -1,6 +1,7 @@
 // gemm and linear: where the two lanes meet.
 //
 //   Y[t,n] = a[t] sum_g s[t,g] v[n,g] (sum_{k in g} q[t,k] p[n,k])   (+ bias[n]) (+ old Y[t,n])
+//            + sum_j L_A[n,j] (sum_k L_B[j,k] x~[t,k])   for a weight with a low-rank branch
 //
 // from: pipeline/activation.hpp (PreparedActivation), pipeline/weight.hpp (WeightView).  to: Y.
 // Numeric contract: the inner sum is exact; the rest is one written order (gemm/gemm.hpp), so Y has
@@ -58,7 +59,16 @@ inline Status validate_weight(const WeightView& w) noexcept {
     return invalid_argument("W.groups", "must be group_count(K, group)", w.groups,
                             group_count(w.k, w.scheme.weight.group));
   }
-  return Status{};
+  if (w.low_rank.rank == 0) return Status{};
+  return validate_low_rank(w.low_rank, w.n, w.k);
+}
+
+// u = L_B x~ of the weight's branch, or null.
+inline const float* find_branch(const PreparedActivation& a, const LowRankView& b) noexcept {
+  for (int i = 0; i < a.low_rank_count; ++i) {
+    if (a.low_rank[i].down == b.down && a.low_rank[i].rank == b.rank) return a.low_rank[i].u;
+  }
+  return nullptr;
 }
 
 // The weight and the activation were prepared for each other.
@@ -89,16 +99,24 @@ inline Status validate_match(const PreparedActivation& a, const WeightView& w) n
                             static_cast<std::int64_t>(w.channels_fingerprint),
                             static_cast<std::int64_t>(a.channels_fingerprint));
   }
+  if (w.low_rank.rank > 0 && find_branch(a, w.low_rank) == nullptr) {
+    return invalid_argument("activation.low_rank",
+                            "must hold the weight's branch (found: branches)", a.low_rank_count,
+                            w.low_rank.rank);
+  }
   return Status{};
 }
 
-// True when the bytes share one with the weight's panels, scales or offsets.
+// True when the bytes share one with the weight's panels, scales, offsets or low-rank branch.
 inline bool overlaps_weight(const void* data, std::int64_t bytes, const WeightView& w) noexcept {
   const std::int64_t panels = panel_count(w.n) * w.panel_bytes;
   const std::int64_t scales = panel_count(w.n) * w.panel_scales() * 2;
   return ranges_overlap(data, bytes, w.panels, panels) ||
          ranges_overlap(data, bytes, w.scales, scales) ||
-         (w.offsets != nullptr && ranges_overlap(data, bytes, w.offsets, 2 * scales));
+         (w.offsets != nullptr && ranges_overlap(data, bytes, w.offsets, 2 * scales)) ||
+         ranges_overlap(data, bytes, w.low_rank.down,
+                        2 * low_rank_down_elements(w.low_rank.rank, w.k)) ||
+         ranges_overlap(data, bytes, w.low_rank.up, 2 * low_rank_up_elements(w.low_rank.rank, w.n));
 }
 
 // Y against the shape M x N, the weight, the workspace and the bias.
@@ -150,6 +168,8 @@ inline GemmProblem make_problem(const PreparedActivation& a, const WeightView& w
   p.weight_scales = w.scales;
   p.weight_offsets = w.offsets;
   p.weight_groups = w.groups;
+  p.low_rank = w.low_rank;
+  if (w.low_rank.rank > 0) p.low_rank_u = find_branch(a, w.low_rank);
   if (p.float_activations) {
     p.inner_group = w.scheme.weight.group;
     p.inner_groups = w.groups;
@@ -174,6 +194,7 @@ inline GemmProblem segment_problem(const GemmProblem& whole, const PreparedActiv
   p.tiles = make_row_tiles(segment.rows, max_rows);
   p.activations = static_cast<const std::byte*>(a.codes) + row * a.k_padded * element;
   p.token_scales = a.token_scales + row;
+  if (p.low_rank.rank > 0) p.low_rank_u += row * low_rank_columns(p.low_rank.rank);
   if (!p.float_activations) {
     p.code_sums = a.sums + row * a.inner_groups;
     p.activation_scales = a.scales + row * a.activation_groups;
@@ -247,7 +268,8 @@ inline Status validate_linear(const ErasedView& x, const WeightView& w, const Er
 // Y [M,N] from a prepared activation and a packed weight. T: float, f16 or bf16.
 //
 // The weight must share the activation's K, rotation, weight bits and group, and LayerChannels; the
-// activation's bits, group and window are free (one 4-bit weight serves A4, A8 and A16).
+// activation's bits, group and window are free (one 4-bit weight serves A4, A8 and A16). A low-rank
+// branch must have been registered in ActivationOptions::low_rank.
 // Y must not overlap the weight or the workspace. Non-finite rows of X give quiet NaN rows; an f16
 // result beyond 65504 is Inf. Errors leave Y untouched.
 // Threading: one executor call (per sequence with exact_reference, plus one to repack the weight).
@@ -274,7 +296,8 @@ Status gemm(const PreparedActivation& activation, const WeightView& w, const Mat
 
 // Both steps: Y = linear(X) under the weight's scheme.
 //
-// workspace: workspace_bytes(M, K, w.scheme, N). Returns kNonFinite (with Y computed, NaN in that
+// workspace: workspace_bytes(M, w). The weight's low-rank branch is registered unless
+// activation_options registers others. Returns kNonFinite (with Y computed, NaN in that
 // row) or the first error, with Y untouched. Y must not overlap X.
 template <class TX, class TY, class Executor = SerialExecutor>
 Status linear(const MatrixView<TX>& X, const WeightView& w, const MatrixView<TY>& Y,
@@ -285,8 +308,13 @@ Status linear(const MatrixView<TX>& X, const WeightView& w, const MatrixView<TY>
   const ErasedView y = erase(Y);
   if (Status status = detail::validate_linear(x, w, y, workspace, options); !status) return status;
   PreparedActivation activation;
+  ActivationOptions with_branch = activation_options;
+  if (with_branch.low_rank_count == 0 && w.low_rank.rank > 0) {
+    with_branch.low_rank = &w.low_rank;
+    with_branch.low_rank_count = 1;
+  }
   const Status prepared =
-      smooth_rotate_quantize(X, w.scheme, workspace, activation, executor, activation_options);
+      smooth_rotate_quantize(X, w.scheme, workspace, activation, executor, with_branch);
   if (!prepared.ok() && prepared.code != StatusCode::kNonFinite) return prepared;
   if (Status status = gemm(activation, w, Y, executor, options); !status) return status;
   return prepared;

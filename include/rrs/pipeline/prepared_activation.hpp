@@ -16,6 +16,7 @@
 #include "rrs/core/kernel_table.hpp"
 #include "rrs/core/scheme.hpp"
 #include "rrs/pack/layout.hpp"
+#include "rrs/pack/low_rank.hpp"
 
 RRS_TYPES_BEGIN
 
@@ -24,7 +25,11 @@ struct ActivationOptions {
   LayerChannels channels;                         // the same as the weight's
   const std::int64_t* sequence_starts = nullptr;  // ascending rows at which sequences begin
   std::int64_t sequences = 0;                     // their number; 0: one sequence
-  std::optional<Isa> isa;                         // overrides RRS_ISA for this call
+  // Low-rank branches of the weights that this activation will meet (WeightView::low_rank; rank 0
+  // is skipped): the same pass computes L_B x~ of each. linear() registers its weight's own.
+  const LowRankView* low_rank = nullptr;
+  std::int64_t low_rank_count = 0;  // at most kMaxLowRankBranches
+  std::optional<Isa> isa;           // overrides RRS_ISA for this call
   bool fused = true;  // false: always the separate stages (same bytes; for tests and benchmarks)
 };
 
@@ -33,6 +38,13 @@ struct ActivationSegment {
   std::int64_t first_row = 0;
   std::int64_t rows = 0;
   const std::int32_t* permutation = nullptr;  // [k], or null
+};
+
+// L_B x~ of one branch, which its `down` pointer names.
+struct PreparedLowRank {
+  const f16* down = nullptr;
+  std::int64_t rank = 0;
+  const float* u = nullptr;  // [m][low_rank_columns(rank)]
 };
 
 struct PreparedActivation {
@@ -53,6 +65,8 @@ struct PreparedActivation {
   std::int64_t first_non_finite = -1;  // row, or -1
   const std::byte* memory = nullptr;   // the workspace, for overlap checks
   std::int64_t memory_bytes = 0;
+  PreparedLowRank low_rank[kMaxLowRankBranches];
+  int low_rank_count = 0;
   std::byte* repack_memory = nullptr;  // exact_reference: where gemm repacks the weight
   std::int64_t repack_bytes = 0;
 

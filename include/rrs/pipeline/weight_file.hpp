@@ -1,6 +1,6 @@
 // A packed weight as bytes: written once, mapped from a file and used in place.
 //
-//   bytes = header (320) | panels | scales | offsets, each section 64-byte aligned, gaps zero
+//   bytes = header (320) | panels | scales | offsets | L_B | L_A, 64-byte aligned, gaps zero
 //
 // from: WeightView (serialize_weight).  to: WeightView (view_weight), pointing into the same bytes:
 // nothing is copied, so `data` must be 64-byte aligned (a mapped file is) and outlive the view.
@@ -25,7 +25,9 @@
 
 RRS_TYPES_BEGIN
 
-inline constexpr std::uint32_t kWeightFileVersion = 1;
+// A weight with a low-rank branch is written as version 2, any other as version 1, with the bytes
+// that earlier releases wrote.
+inline constexpr std::uint32_t kWeightFileVersion = 2;
 
 // Whether view_weight reads the whole payload to verify it. The header is always verified.
 enum class Checksum : std::uint8_t { kVerify, kSkip };
@@ -60,7 +62,8 @@ struct WeightFileHeader {
   std::uint64_t channels_fingerprint;
   std::int64_t panels_bytes, scales_at, scales_bytes, offsets_at, offsets_bytes, payload_bytes;
   SchemeRecord scheme;
-  std::uint64_t reserved[9];
+  std::int64_t rank, down_at, down_bytes, up_at, up_bytes;  // version 1: all 0
+  std::uint64_t reserved[4];
   std::uint64_t payload_checksum;
   std::uint64_t header_checksum;  // of all bytes before it
 };
@@ -163,7 +166,7 @@ inline std::uint64_t header_checksum(const WeightFileHeader& h) noexcept {
 inline Result<WeightLayout> checked_view_layout(const WeightView& w) noexcept {
   if (Status s = validate(w.scheme, w.k); !s) return s;
   const Result<WeightLayout> layout =
-      weight_layout(w.n, w.k, w.scheme.weight, w.offsets != nullptr);
+      weight_layout(w.n, w.k, w.scheme.weight, w.offsets != nullptr, w.low_rank.rank);
   if (!layout) return layout;
   if (w.panel_bytes != layout->panel_bytes) {
     return invalid_argument("W.panel_bytes", "must be that of the shape and scheme", w.panel_bytes,
@@ -175,6 +178,10 @@ inline Result<WeightLayout> checked_view_layout(const WeightView& w) noexcept {
   }
   if (w.n > 0 && (w.panels == nullptr || w.scales == nullptr)) {
     return invalid_argument("W.panels", "and W.scales must not be null", 0, 1);
+  }
+  const LowRankView& b = w.low_rank;
+  if (b.rank > 0 && (b.n != w.n || b.k != w.k || b.down == nullptr || b.up == nullptr)) {
+    return invalid_argument("W.low_rank", "must be of the weight's shape (found: K)", b.k, w.k);
   }
   return layout;
 }
@@ -209,10 +216,14 @@ inline Status serialize_weight(const WeightView& w, void* out, std::size_t size)
     if (l.offsets_bytes > 0) {
       std::memcpy(payload + l.offsets_at, w.offsets, static_cast<std::size_t>(l.offsets_bytes));
     }
+    if (l.rank > 0) {
+      std::memcpy(payload + l.down_at, w.low_rank.down, static_cast<std::size_t>(l.down_bytes));
+      std::memcpy(payload + l.up_at, w.low_rank.up, static_cast<std::size_t>(l.up_bytes));
+    }
   }
   detail::WeightFileHeader h{};
   std::memcpy(h.magic, detail::kWeightMagic, sizeof h.magic);
-  h.file_version = kWeightFileVersion;
+  h.file_version = l.rank > 0 ? 2 : 1;
   h.layout_version = kPackedFormatVersion;
   h.byte_order = detail::kByteOrder;
   h.header_bytes = static_cast<std::uint32_t>(detail::kWeightHeaderBytes);
@@ -226,6 +237,13 @@ inline Status serialize_weight(const WeightView& w, void* out, std::size_t size)
   h.offsets_at = l.offsets_at;
   h.offsets_bytes = l.offsets_bytes;
   h.payload_bytes = l.total_bytes;
+  if (l.rank > 0) {
+    h.rank = l.rank;
+    h.down_at = l.down_at;
+    h.down_bytes = l.down_bytes;
+    h.up_at = l.up_at;
+    h.up_bytes = l.up_bytes;
+  }
   h.scheme = detail::to_record(w.scheme);
   h.payload_checksum = hash_bytes(payload, bytes);
   h.header_checksum = detail::header_checksum(h);
@@ -244,7 +262,7 @@ inline Status check_identity(const WeightFileHeader& h) noexcept {
   if (h.byte_order != kByteOrder) {
     return corrupt("byte_order", "must be this machine's", h.byte_order, kByteOrder);
   }
-  if (h.file_version != kWeightFileVersion) {
+  if (h.file_version < 1 || h.file_version > kWeightFileVersion) {
     return corrupt("file_version", "must be known", h.file_version, kWeightFileVersion);
   }
   if (h.layout_version != static_cast<std::uint32_t>(kPackedFormatVersion)) {
@@ -256,6 +274,10 @@ inline Status check_identity(const WeightFileHeader& h) noexcept {
   }
   if (h.header_checksum != header_checksum(h)) {
     return corrupt("header_checksum", "must match the header", 0, 0);
+  }
+  if ((h.file_version == 1) != (h.rank == 0)) {
+    return corrupt("file_version", "must be 2 with a low-rank branch, else 1", h.file_version,
+                   h.rank == 0 ? 1 : 2);
   }
   return Status{};
 }
@@ -274,6 +296,10 @@ inline Status check_sizes(const WeightFileHeader& h, const WeightLayout& l,
       {"scales_bytes", h.scales_bytes, l.scales_bytes},
       {"offsets_at", h.offsets_at, l.offsets_at},
       {"offsets_bytes", h.offsets_bytes, l.offsets_bytes},
+      {"down_at", h.down_at, l.rank > 0 ? l.down_at : 0},
+      {"down_bytes", h.down_bytes, l.down_bytes},
+      {"up_at", h.up_at, l.rank > 0 ? l.up_at : 0},
+      {"up_bytes", h.up_bytes, l.up_bytes},
       {"payload_bytes", h.payload_bytes, l.total_bytes},
       {"size", size - kWeightHeaderBytes, l.total_bytes},
   };
@@ -310,7 +336,7 @@ inline Result<WeightView> view_weight(const void* data, std::size_t size,
   const Scheme scheme = detail::from_record(h.scheme);
   Status valid = validate(scheme, h.k);
   const Result<WeightLayout> layout =
-      valid.ok() ? weight_layout(h.n, h.k, scheme.weight, h.offsets_bytes != 0)
+      valid.ok() ? weight_layout(h.n, h.k, scheme.weight, h.offsets_bytes != 0, h.rank)
                  : Result<WeightLayout>(valid);
   if (!layout) {  // the same message, as what it is here
     valid = layout.status();

@@ -5,9 +5,9 @@
 //
 // from: pipeline/weight.hpp (prepare_weight, weight_from_codes), weight_file.hpp (view_weight).
 // to: gemm, linear.
-// Layout: pack/layout.hpp. One buffer: panels, scales, offsets, each section 64-byte aligned.
-// Cost in memory: 4 or 8 bits per weight, plus 16 (scale) and 32 (offset) bits per group and
-// output.
+// Layout: pack/layout.hpp, pack/low_rank.hpp. One buffer: panels, scales, offsets, L_B, L_A, each
+// section 64-byte aligned. Cost in memory: 4 or 8 bits per weight, plus 16 (scale) and 32 (offset)
+// bits per group and output, plus 16 r (N + K) bits for a low-rank branch.
 #pragma once
 
 #include <cstddef>
@@ -21,6 +21,7 @@
 #include "rrs/core/status.hpp"
 #include "rrs/core/types.hpp"
 #include "rrs/pack/layout.hpp"
+#include "rrs/pack/low_rank.hpp"
 
 RRS_TYPES_BEGIN
 
@@ -35,13 +36,16 @@ struct WeightView {
   const float* offsets = nullptr;          // the same shape, or null
   std::int64_t groups = 0;                 // group_count(k, scheme.weight.group)
   std::uint64_t channels_fingerprint = 0;  // channels_fingerprint() of its LayerChannels; 0: none
+  LowRankView low_rank;                    // y += L_A (L_B x~); rank 0: none
 
   RRS_MEMBER std::int64_t panel_scales() const noexcept { return groups * kPanelOutputs; }
-  // Bytes stored: panels, scales and offsets, padding included.
+  // Bytes stored: panels, scales, offsets and the low-rank branch, padding included.
   RRS_MEMBER std::int64_t stored_bytes() const noexcept {
     const std::int64_t panels_ = (n + kPanelOutputs - 1) / kPanelOutputs;
     const std::int64_t per_scale = offsets != nullptr ? 6 : 2;
-    return panels_ * (panel_bytes + panel_scales() * per_scale);
+    const std::int64_t down = (low_rank.rank + 7) / 8 * 8 * k;
+    const std::int64_t up = panels_ * kPanelOutputs * low_rank.rank;
+    return panels_ * (panel_bytes + panel_scales() * per_scale) + 2 * (down + up);
   }
   // 8 * stored_bytes() / (n * k): 4.5 for 4 bits in groups of 32; 0 for an empty weight.
   RRS_MEMBER double bits_per_weight() const noexcept {
@@ -60,6 +64,11 @@ struct WeightLayout {
   std::int64_t scales_bytes = 0;
   std::int64_t offsets_at = 0;
   std::int64_t offsets_bytes = 0;  // 0: no offsets
+  std::int64_t rank = 0;           // 0: no low-rank branch
+  std::int64_t down_at = 0;
+  std::int64_t down_bytes = 0;
+  std::int64_t up_at = 0;
+  std::int64_t up_bytes = 0;
   std::int64_t total_bytes = 0;
 };
 
@@ -101,20 +110,28 @@ inline std::uint64_t channels_fingerprint(const LayerChannels& c, std::int64_t k
   return any && h == 0 ? 1 : h;
 }
 
-// Sections of a weight of n x k; kInvalidArgument when a size is negative or the bytes exceed
-// int64.
+// Sections of a weight of n x k; kInvalidArgument when a size is negative, rank is above min(n, k)
+// or the bytes exceed int64.
 inline Result<WeightLayout> weight_layout(std::int64_t n, std::int64_t k,
-                                          const WeightScheme& scheme, bool with_offsets) noexcept {
+                                          const WeightScheme& scheme, bool with_offsets,
+                                          std::int64_t rank = 0) noexcept {
   constexpr std::int64_t kMost = std::int64_t{1} << 56;  // keeps every sum below clear of overflow
   if (n < 0 || n > kMost) return invalid_argument("N", "must be in [0, 2^56]", n, kMost);
   if (k < 1 || k > kMost / 32) return invalid_argument("K", "must be in [1, 2^51]", k, kMost / 32);
+  if (rank < 0 || rank > (n < k ? n : k)) {
+    return invalid_argument("low_rank.rank", "must be in [0, min(N, K)]", rank, n < k ? n : k);
+  }
   WeightLayout l;
+  l.rank = rank;
   l.panel_bytes = panel_bytes(k, scheme.bits);
   l.groups = group_count(k, scheme.group);
   const std::int64_t panels = panel_count(n);
   const std::int64_t panel_scales = l.groups * kPanelOutputs;
   std::int64_t all = 0;
-  if (!checked_product(panels, l.panel_bytes + panel_scales * 6 + 128, &all)) {
+  std::int64_t low_rank = 0;  // both parts: rank <= n, so one more panel holds the rounding
+  if (!checked_product(panels, l.panel_bytes + panel_scales * 6 + 128, &all) ||
+      !checked_product((rank + 7) / 8 * 8, k + panels * kPanelOutputs, &low_rank) ||
+      low_rank > (INT64_MAX - all) / 2 - 128) {
     return invalid_argument("N", "times K must fit 63 bits of bytes", n, kMost);
   }
   const std::int64_t mask = static_cast<std::int64_t>(kBufferAlignment) - 1;
@@ -123,7 +140,11 @@ inline Result<WeightLayout> weight_layout(std::int64_t n, std::int64_t k,
   l.scales_bytes = panels * panel_scales * 2;
   l.offsets_at = (l.scales_at + l.scales_bytes + mask) & ~mask;
   l.offsets_bytes = with_offsets ? panels * panel_scales * 4 : 0;
-  l.total_bytes = (l.offsets_at + l.offsets_bytes + mask) & ~mask;
+  l.down_at = (l.offsets_at + l.offsets_bytes + mask) & ~mask;
+  l.down_bytes = 2 * low_rank_down_elements(rank, k);
+  l.up_at = (l.down_at + l.down_bytes + mask) & ~mask;
+  l.up_bytes = 2 * low_rank_up_elements(rank, n);
+  l.total_bytes = (l.up_at + l.up_bytes + mask) & ~mask;
   return l;
 }
 
@@ -142,6 +163,10 @@ inline WeightView make_weight_view(const std::byte* base, const WeightLayout& l,
   v.panels = reinterpret_cast<const std::uint8_t*>(base);
   v.scales = reinterpret_cast<const f16*>(base + l.scales_at);
   if (l.offsets_bytes > 0) v.offsets = reinterpret_cast<const float*>(base + l.offsets_at);
+  if (l.rank > 0) {
+    v.low_rank = LowRankView{l.rank, n, k, reinterpret_cast<const f16*>(base + l.down_at),
+                             reinterpret_cast<const f16*>(base + l.up_at)};
+  }
   return v;
 }
 

@@ -6,7 +6,8 @@
 // same rotation and K find its tables in place (rebuilding them takes 280 us at K = 11008).
 //
 // Bytes, roughly: M * K for codes (4 M K for 16-bit activations and for windows wider than one),
-// plus about 80 K per task (320 K at 16 bits), at most min(64, M / 16) tasks.
+// plus about 80 K per task (320 K at 16 bits), at most min(64, M / 16) tasks. A low-rank branch
+// adds 4 M r, and 48 K per task.
 #pragma once
 
 #include <cstddef>
@@ -18,6 +19,7 @@
 #include "rrs/core/scheme.hpp"
 #include "rrs/pack/layout.hpp"
 #include "rrs/pipeline/prepared_activation.hpp"
+#include "rrs/pipeline/weight_view.hpp"
 #include "rrs/rotate/rotate_row.hpp"
 
 RRS_TYPES_BEGIN
@@ -104,6 +106,8 @@ struct WorkspaceAccess {
 // Tallest tile of any kernel: the scratch of a task holds this many rows.
 inline constexpr int kMaxTileRows = 64;
 inline constexpr std::int64_t kMaxTasks = 64;
+// Rows that wait in cache for the down-projections: a multiple of the leaves' 6 and 12 rows.
+inline constexpr int kLowRankBlockRows = 12;
 
 // Offsets in bytes from the start of the workspace, all multiples of 64.
 struct WorkspacePlan {
@@ -118,9 +122,11 @@ struct WorkspacePlan {
   std::int64_t tables = 0, codes = 0, scales = 0, sums = 0, token_scales = 0;
   std::int64_t rotated = 0, positive = 0, negative = 0, window_scales = 0;  // wide windows
   std::int64_t permutations = 0, segments = 0, sort = 0, repacked = 0;      // exact_reference
+  std::int64_t low_rank = 0;                                                // u of all branches
   std::int64_t slots = 0, slot_bytes = 0;
   // Inside a slot.
   std::int64_t slot_row = 0, slot_rotate = 0, slot_codes = 0, slot_groups = 0, slot_sums = 0;
+  std::int64_t slot_kept = 0, kept_stride = 0;  // low rank: rotated rows, and floats between them
   std::int64_t bytes = 0;
 };
 
@@ -153,7 +159,7 @@ RRS_FORCE_INLINE bool is_wide(const Scheme& s) noexcept {
 }
 
 inline void plan_slot(const Scheme& s, std::int64_t k, const RotationPlan& rotation,
-                      internal::WorkspacePlan* p) noexcept {
+                      std::int64_t columns, internal::WorkspacePlan* p) noexcept {
   const std::int64_t element = s.activation.bits == kActivationFloat ? 4 : 1;
   RangeAllocator slot;
   p->slot_row = slot.take(2, p->k_padded, 4);  // the row, and the row before its permutation
@@ -162,14 +168,18 @@ inline void plan_slot(const Scheme& s, std::int64_t k, const RotationPlan& rotat
   p->slot_codes = slot.take(internal::kMaxTileRows, p->code_stride, element);
   p->slot_groups = slot.take(4 + internal::kMaxTileRows, p->activation_groups, 4);
   p->slot_sums = slot.take(internal::kMaxTileRows, p->inner_groups, 4);
+  const bool keep = columns > 0 && element == 1 && !is_wide(s);  // else the rows lie there anyway
+  p->kept_stride = (k + 31) / 16 * 16;                           // as for code_stride
+  p->slot_kept = slot.take(keep ? internal::kLowRankBlockRows : 0, p->kept_stride, 4);
   p->slot_bytes = slot.next;
   p->ok = p->ok && slot.ok;
 }
 
-// m rows, k inputs; n outputs matter only for exact_reference. The scheme must be valid for k.
+// m rows, k inputs; n outputs matter only for exact_reference; `columns` of low-rank branches. The
+// scheme must be valid for k.
 inline internal::WorkspacePlan plan_workspace(std::int64_t m, std::int64_t k, std::int64_t n,
-                                              const Scheme& s,
-                                              const RotationPlan& rotation) noexcept {
+                                              const Scheme& s, const RotationPlan& rotation,
+                                              std::int64_t columns = 0) noexcept {
   const bool quantized = s.activation.bits != kActivationFloat;
   const bool wide = is_wide(s);
   const bool exact = s.activation.exact_reference;
@@ -193,7 +203,8 @@ inline internal::WorkspacePlan plan_workspace(std::int64_t m, std::int64_t k, st
   p.permutations = all.take(exact ? m : 0, p.k_padded, 4);
   p.segments = all.take(exact ? m : 0, 1, sizeof(ActivationSegment));
   p.sort = all.take(exact ? 2 : 0, p.k_padded, 4);
-  plan_slot(s, k, rotation, &p);
+  p.low_rank = all.take(m, columns, 4);
+  plan_slot(s, k, rotation, columns, &p);
   // gemm repacks the weight where the tasks of the preparation had their slots.
   RangeAllocator repack = all;
   p.slots = all.take(p.tasks, p.slot_bytes, 1);
@@ -206,15 +217,21 @@ inline internal::WorkspacePlan plan_workspace(std::int64_t m, std::int64_t k, st
 
 }  // namespace detail
 
-// Bytes that a call with m rows of k inputs needs; n (outputs) only matters for exact_reference.
-// 0 when the scheme is invalid for k, a size is negative, or the total does not fit 63 bits.
+// Bytes that a call with m rows of k inputs needs; n (outputs) only matters for exact_reference,
+// `columns` = low_rank_columns(views, count) when low-rank branches are registered. 0 when the
+// scheme is invalid for k, a size is negative, or the total does not fit 63 bits.
 inline std::size_t workspace_bytes(std::int64_t m, std::int64_t k, const Scheme& scheme,
-                                   std::int64_t n = 0) noexcept {
-  if (m < 0 || n < 0 || !validate(scheme, k).ok()) return 0;
+                                   std::int64_t n = 0, std::int64_t columns = 0) noexcept {
+  if (m < 0 || n < 0 || columns < 0 || !validate(scheme, k).ok()) return 0;
   if (!validate(scheme.rotation, k).ok()) return 0;
   const RotationPlan rotation = plan_rotation(scheme.rotation, k);
-  const internal::WorkspacePlan plan = detail::plan_workspace(m, k, n, scheme, rotation);
+  const internal::WorkspacePlan plan = detail::plan_workspace(m, k, n, scheme, rotation, columns);
   return plan.ok ? static_cast<std::size_t>(plan.bytes) : 0;
+}
+
+// For linear(X [M,K], w): the same with everything that w brings.
+inline std::size_t workspace_bytes(std::int64_t m, const WeightView& w) noexcept {
+  return workspace_bytes(m, w.k, w.scheme, w.n, low_rank_columns(w.low_rank.rank));
 }
 
 RRS_FUNCTIONS_END

@@ -1,0 +1,76 @@
+// The low-rank branch of a layer at run time: Y = Q(W) x + L_A (L_B x~)   (ASER).
+//
+//   u[t,j] = sum_k x~[t,k] L_B[j,k]        while the activation is prepared, x~ in cache
+//   z[t,n] = a[t] acc[t,n] + sum_j u[t,j] L_A[n,j]     in the tile, before it is stored
+//
+// from: pipeline/activation_rows.hpp (down), driver.hpp (up); layouts: pack/low_rank.hpp.  to: Y.
+// Written order. Every level, thread count, tile and M gives the same bits:
+//   u = 0; k ascending: u = fma(x~[k], f32(L_B[j,k]), u)
+//   z = a * acc (rounded); j ascending: z = fma(u[j], f32(L_A[n,j]), z); then "Store" of gemm.hpp
+//   with a = 1. A non-finite row has u = 0 and stays quiet NaN.
+// Bound against the exact sums, e = 2^-24, no overflow or underflow:
+//   |error| <= that of gemm.hpp + e |a acc| + r e (|a acc| + sum_j |u[j] L_A[n,j]|)
+//              + (K + r) e sum_j |L_A[n,j]| sum_k |x~[k] L_B[j,k]|
+// Why here and not as two more GEMMs: x~ never goes to memory and Y is written once. Why u is
+// computed per (activation, weight) at preparation and not x~ kept for gemm: M r floats instead of
+// M K. Cost: r (K + N) multiply-adds per row, at f32 rate: 1.6 % of the layer's multiplications at
+// rank 32 and 4096 x 4096 (measured overhead: bench/README.md). For one row (decode) the
+// down-projection is part of the single preparation task.
+#pragma once
+
+#include <cstdint>
+
+#include "rrs/core/config.hpp"
+#include "rrs/core/kernel_table.hpp"
+#include "rrs/pack/low_rank.hpp"
+
+RRS_FUNCTIONS_BEGIN
+
+namespace detail {
+
+// u [rows][u_stride] = x [rows][x_stride] L_B^T; u_stride >= low_rank_columns(rank).
+inline void low_rank_down(const GemmKernels& kernels, const LowRankView& b, const float* x,
+                          std::int64_t x_stride, int rows, float* u,
+                          std::int64_t u_stride) noexcept {
+  LowRankArgs a{};
+  a.rows = rows;
+  a.inputs = b.k;
+  a.x = x;
+  a.x_stride = x_stride;
+  a.weights = b.down;
+  a.out = u;
+  a.out_stride = u_stride;
+  a.width = kPanelOutputs;
+  const std::int64_t columns = low_rank_columns(b.rank);
+  a.panels = static_cast<int>(columns / kPanelOutputs);
+  if (a.panels > 0) kernels.low_rank(a);
+  if (columns % kPanelOutputs == 0) return;
+  const std::int64_t done = std::int64_t{a.panels} * kPanelOutputs;
+  a.weights += done * b.k;
+  a.out += done;
+  a.width = 8;
+  a.panels = 1;
+  kernels.low_rank(a);
+}
+
+// z [rows][panels * 16] = token_scales * z + u L_A^T for the panels from `panel` on.
+inline void low_rank_up(const GemmKernels& kernels, const LowRankView& b, const float* u,
+                        std::int64_t u_stride, const float* token_scales, int rows,
+                        std::int64_t panel, int panels, float* z) noexcept {
+  LowRankArgs a{};
+  a.rows = rows;
+  a.panels = panels;
+  a.width = kPanelOutputs;
+  a.inputs = b.rank;
+  a.x = u;
+  a.x_stride = u_stride;
+  a.weights = b.up + panel * kPanelOutputs * b.rank;
+  a.start_scale = token_scales;
+  a.out = z;
+  a.out_stride = std::int64_t{panels} * kPanelOutputs;
+  kernels.low_rank(a);
+}
+
+}  // namespace detail
+
+RRS_FUNCTIONS_END

@@ -1,0 +1,90 @@
+// LowRankView: the low-rank branch of a layer, y += L_A (L_B x~), as two packed f16 matrices.
+//
+//   L_B [r,K] ("down")   panels of 16 ranks, [panel][K][16]; a last panel of at most 8: [K][8]
+//   L_A [N,r] ("up")     panels of 16 outputs, [panel][r][16], N padded with zeros
+// x~ is the activation as the weight was quantized for it: divided, permuted, rotated; not
+// quantized.
+//
+// from: pipeline/weight_low_rank.hpp (attach_low_rank).  to: gemm/low_rank.hpp.
+// Bytes: 2 K (r rounded up to 8) + 2 r (N rounded up to 16). Offsets count elements.
+#pragma once
+
+#include <cstdint>
+
+#include "rrs/core/config.hpp"
+#include "rrs/core/status.hpp"
+#include "rrs/core/types.hpp"
+#include "rrs/pack/layout.hpp"
+
+RRS_TYPES_BEGIN
+
+// A packed low-rank branch that somebody else owns. rank 0: there is none.
+struct LowRankView {
+  std::int64_t rank = 0;
+  std::int64_t n = 0;
+  std::int64_t k = 0;
+  const f16* down = nullptr;  // L_B
+  const f16* up = nullptr;    // L_A
+};
+
+// Most branches that one prepared activation can carry (q, k and v are three).
+inline constexpr int kMaxLowRankBranches = 8;
+
+RRS_TYPES_END
+
+RRS_FUNCTIONS_BEGIN
+
+// Ranks as stored in L_B and as columns of L_B x~: rounded up to 8.
+RRS_FORCE_INLINE constexpr std::int64_t low_rank_columns(std::int64_t rank) noexcept {
+  return (rank + 7) / 8 * 8;
+}
+// The same for several branches: what workspace_bytes asks for.
+inline std::int64_t low_rank_columns(const LowRankView* views, std::int64_t count) noexcept {
+  std::int64_t columns = 0;
+  for (std::int64_t i = 0; i < count; ++i) columns += low_rank_columns(views[i].rank);
+  return columns;
+}
+
+RRS_FORCE_INLINE constexpr std::int64_t low_rank_down_elements(std::int64_t rank,
+                                                               std::int64_t k) noexcept {
+  return low_rank_columns(rank) * k;
+}
+RRS_FORCE_INLINE constexpr std::int64_t low_rank_up_elements(std::int64_t rank,
+                                                             std::int64_t n) noexcept {
+  return panel_count(n) * kPanelOutputs * rank;
+}
+
+// L_B[j,k] of a branch of `rank`, K = inputs.
+RRS_FORCE_INLINE constexpr std::int64_t low_rank_down_index(std::int64_t rank, std::int64_t inputs,
+                                                            std::int64_t j,
+                                                            std::int64_t k) noexcept {
+  const std::int64_t panel = j / kPanelOutputs;
+  const std::int64_t left = low_rank_columns(rank) - panel * kPanelOutputs;
+  return panel * kPanelOutputs * inputs + k * (left < kPanelOutputs ? 8 : kPanelOutputs) +
+         j % kPanelOutputs;
+}
+// L_A[n,j].
+RRS_FORCE_INLINE constexpr std::int64_t low_rank_up_index(std::int64_t rank, std::int64_t n,
+                                                          std::int64_t j) noexcept {
+  return (n / kPanelOutputs * rank + j) * kPanelOutputs + n % kPanelOutputs;
+}
+
+namespace detail {
+
+// A branch for a layer of N x K; a view without rank needs no pointers.
+inline Status validate_low_rank(const LowRankView& b, std::int64_t n, std::int64_t k) noexcept {
+  if (b.k != k) return invalid_argument("low_rank.k", "must equal K", b.k, k);
+  if (b.n != n) return invalid_argument("low_rank.n", "must equal N", b.n, n);
+  const std::int64_t most = n < k ? n : k;
+  if (b.rank < 0 || b.rank > most) {
+    return invalid_argument("low_rank.rank", "must be in [0, min(N, K)]", b.rank, most);
+  }
+  if (b.rank > 0 && (b.down == nullptr || b.up == nullptr)) {
+    return invalid_argument("low_rank.down", "and low_rank.up must not be null", 0, 1);
+  }
+  return Status{};
+}
+
+}  // namespace detail
+
+RRS_FUNCTIONS_END
