@@ -308,10 +308,13 @@ rrs_code rrs_workspace_bytes(const rrs_weight* weight, int64_t m, int64_t* bytes
     if (m < 0) return rrs::invalid_argument("M", "must not be negative", m, 0);
     // Float activations take most: the answer holds for every activation_bits of rrs_linear.
     rrs::Scheme scheme = weight->view.scheme;
-    const std::size_t own = rrs::workspace_bytes(m, weight->view.k, scheme, weight->view.n);
+    const std::size_t own = rrs::workspace_bytes(m, weight->view.k, scheme, weight->view.n,
+                                                 rrs::low_rank_columns(weight->view.low_rank.rank));
     scheme.activation.exact_reference = false;
     scheme.activation.bits = rrs::kActivationFloat;
-    const std::size_t most = rrs::workspace_bytes(m, weight->view.k, scheme, weight->view.n);
+    const std::size_t most =
+        rrs::workspace_bytes(m, weight->view.k, scheme, weight->view.n,
+                             rrs::low_rank_columns(weight->view.low_rank.rank));
     if (own == 0 || most == 0) {
       return rrs::invalid_argument("M", "must keep the workspace within 63 bits", m, INT64_MAX);
     }
