@@ -1,21 +1,25 @@
 // Standard headers that check_headers includes before it defines min and max.
-#include <immintrin.h>
-
 #include <algorithm>
 #include <array>
 #include <atomic>
 #include <bitset>
+#include <cassert>
+#include <cerrno>
 #include <cmath>
+#include <complex>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <immintrin.h>
+#include <iosfwd>
 #include <limits>
 #include <memory>
 #include <new>
 #include <numeric>
 #include <optional>
+#include <sstream>
 #include <string>
 #include <type_traits>
 #include <utility>
