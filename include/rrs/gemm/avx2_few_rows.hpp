@@ -64,7 +64,7 @@ RRS_TARGET_AVX2 inline void stream_chunk(const GemmTileArgs& a, std::int64_t fir
     const std::uint8_t* weights = a.weights + panel * a.panel_bytes + first * 64;
     const f16* v = a.weight_scales + panel * a.panel_scales + first_group * kPanelOutputs;
     if (whole != 0) {
-      const WideChunk c{per_group, whole, kPart, start, scales, v};
+      const WideChunk c{per_group, whole, kPart, start, scales, v, {}, {}};
       wide_rows<kWeightBits, 1>(a, c, weights, codes, out);
     }
     if (rest != 0) {
@@ -73,7 +73,9 @@ RRS_TARGET_AVX2 inline void stream_chunk(const GemmTileArgs& a, std::int64_t fir
                         kPart,
                         start + whole * a.rows,
                         scales + whole * a.rows,
-                        v + whole * kPanelOutputs};
+                        v + whole * kPanelOutputs,
+                        {},
+                        {}};
       const std::int64_t done = whole * per_group;
       wide_rows<kWeightBits, 1>(a, c, weights + done * 64, codes + done * 8 * a.rows, out);
     }

@@ -12,7 +12,13 @@
 // in the start value of the int32 sums, which may wrap on the way. L1, 60 rows: codes 15 KB +
 // weights 4 KB + sums 4 KB + start values 4 KB of 48 KB. Parts: int16 sums hold 128 steps of A4
 // (30720) but only 8 of A8: W4A8 goes to int32 every 32 inputs. M = 512, N = K = 4096, group 128,
-// MAC/cycle: 40 in L1, 37.3 the tile, 35 the whole.
+// MAC/cycle where 48 is the bound (vpmaddubsw and vpaddw of registers): 44.9 in L1 (42.7 groups
+// of 64, 39.0 of 32), 43.1 the tile from L2, 41.7 weights from L3, 40 with Y. Fetching the codes of
+// the next chunk is worth 1 to 2 %. No gain from: fetching scales, other blocking (weight blocks of
+// 256 KB to 8 MB, row blocks of 64 to 512), Y rows off the 4 KB grid, fetching Y again before its
+// store. Huge pages for weights, codes and Y: 2 %. Not built: one level of Strassen inside a group
+// (exact in int16 for A4): 7 products of 8, but sums of codes per tile and of products per group
+// take most of the 11 % again at 4 panels per tile, and only groups of 128 gain.
 #pragma once
 
 #include <algorithm>
@@ -253,6 +259,7 @@ RRS_TARGET_AVX2 inline void chunk_panels(ChunkArgs c, float* out, std::int32_t* 
   const std::int64_t per_group = group_blocks<kWeightBits>(a);
   const std::int64_t last_group = (c.first_block + c.blocks - 1) / per_group;
   const std::int64_t groups = last_group - c.first_group + 1;
+  const bool more_chunks = (c.first_block + c.blocks) * (kWeightBits == 4 ? 8 : 4) < a.k_padded;
   chunk_start<kWeightBits>(a, c.first_group, groups, start);
   WideChunk wide;
   wide.blocks = per_group;
@@ -264,21 +271,28 @@ RRS_TARGET_AVX2 inline void chunk_panels(ChunkArgs c, float* out, std::int32_t* 
   wide.part_blocks = c.part_blocks;
   c.weights = weights;
   c.start = start;
-  c.codes = static_cast<const std::int8_t*>(a.activations);
+  const std::int64_t block_codes = a.rows * (kWeightBits == 4 ? 8 : 4);
+  const auto* codes = static_cast<const std::int8_t*>(a.activations);
+  const std::int8_t* next_codes = codes;  // after the last chunk: the tile's next call
+  codes += c.first_block * block_codes;
+  if (more_chunks) next_codes = codes + c.blocks * block_codes;
+  c.codes = codes;
   if (kWeightBits == 8) {
-    widen_codes(c.codes + c.first_block * a.rows * 4, c.blocks, a.rows, wide_codes);
+    widen_codes(codes, c.blocks, a.rows, wide_codes);
     c.codes = wide_codes;
-  } else {
-    c.codes += c.first_block * a.rows * 8;
   }
+  wide.codes.lines = c.blocks * block_codes / 64 / a.panels;
+  wide.weights.lines = kChunkBlocks;
   for (c.panel = 0; c.panel < a.panels; ++c.panel) {
     unpack_chunk<kWeightBits>(a.weights + c.panel * a.panel_bytes + c.first_block * 64, c.blocks,
                               weights);
     unpack_scales(a, c.panel, c.first_group, wide.groups, v);
     const bool more = c.panel + 1 < a.panels;
-    wide.next = a.weights + (more ? c.panel + 1 : 0) * a.panel_bytes +
-                (c.first_block + (more ? 0 : kChunkBlocks)) * 64;
-    if (wide.groups == 0) prefetch_chunk(wide.next, c.blocks);
+    const std::uint8_t* next = a.weights + (more ? c.panel + 1 : 0) * a.panel_bytes +
+                               (c.first_block + (more ? 0 : kChunkBlocks)) * 64;
+    if (wide.groups == 0) prefetch_chunk(next, c.blocks);
+    wide.weights.from = next;
+    wide.codes.from = next_codes + c.panel * wide.codes.lines * 64;
     c.out = out + c.panel * a.rows * 16;
     c.totals = totals + c.panel * kTileRows * 16;
     chunk_tile<kWeightBits>(c, wide);

@@ -22,15 +22,23 @@ RRS_FUNCTIONS_BEGIN
 
 namespace avx2 {
 
+// Cache lines that are fetched while the sub-tiles of a chunk run, evenly spread over them.
+struct WideFetch {
+  const void* from = nullptr;
+  std::int64_t lines = 0;
+  std::int64_t done = 0;
+};
+
 // Whole groups of one chunk, for all rows of the tile.
 struct WideChunk {
   std::int64_t blocks;  // of a group
   std::int64_t groups;  // 0: none, all goes the general way
   std::int64_t part_blocks;
-  const std::int32_t* start;           // [groups][tile rows]
-  const float* s;                      // [groups][tile rows]
-  const void* v;                       // see WideArgs
-  const std::uint8_t* next = nullptr;  // stored weights that are read next, or null
+  const std::int32_t* start;  // [groups][tile rows]
+  const float* s;             // [groups][tile rows]
+  const void* v;              // see WideArgs
+  WideFetch weights;          // that are unpacked next
+  WideFetch codes;            // a share of the next chunk's
 };
 using WideFunction = void (*)(const WideArgs& args) noexcept;
 
@@ -153,6 +161,14 @@ template <int kWeightBits, int kFlow, int kStored>
 inline constexpr WideFunctions kWideFunctions =
     wide_functions<kWeightBits, kFlow, kStored>(std::make_integer_sequence<int, kWideRows>{});
 
+// What is due when sub-tile t of `tiles` starts.
+RRS_TARGET_AVX2 RRS_FORCE_INLINE void fetch_share(WideFetch& f, std::int64_t t,
+                                                  std::int64_t tiles) noexcept {
+  for (; f.done * tiles < (t + 1) * f.lines; ++f.done) {
+    _mm_prefetch(static_cast<const char*>(f.from) + f.done * 64, _MM_HINT_T0);
+  }
+}
+
 // All sub-tiles of one panel. out: [tile rows][16].
 template <int kWeightBits, int kStored>
 RRS_TARGET_AVX2 inline void wide_rows(const GemmTileArgs& a, const WideChunk& c,
@@ -171,11 +187,12 @@ RRS_TARGET_AVX2 inline void wide_rows(const GemmTileArgs& a, const WideChunk& c,
   w.v = c.v;
   w.scratch = scratch;
   const RowTiles sub = make_row_tiles(a.rows, kWideRows);
-  std::int64_t fetched = kStored ? kChunkBlocks : 0;
+  WideFetch next_weights = c.weights, next_codes = c.codes;
   for (std::int64_t t = 0; t < sub.tiles; ++t) {
     const std::int64_t row = sub.first_row(t);
-    for (; fetched * sub.tiles < (t + 1) * kChunkBlocks; ++fetched) {
-      _mm_prefetch(reinterpret_cast<const char*>(c.next) + fetched * 64, _MM_HINT_T0);
+    if (!kStored) {
+      fetch_share(next_weights, t, sub.tiles);
+      fetch_share(next_codes, t, sub.tiles);
     }
     w.codes = codes + row * 4;
     w.start = c.start + row;
