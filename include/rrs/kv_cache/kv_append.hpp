@@ -65,7 +65,7 @@ RRS_FUNCTIONS_BEGIN
 
 namespace detail {
 
-RRS_FORCE_INLINE bool is_finite_f16(f16 h) noexcept { return (h.bits & 0x7c00u) != 0x7c00u; }
+RRS_FORCE_INLINE bool is_finite_kv(f16 h) noexcept { return (h.bits & 0x7c00u) != 0x7c00u; }
 
 // Extremes of everything that shares one scale; both finite.
 inline internal::KvGroupCode kv_group_code(const KvScheme& s, int bits, float positive,
@@ -79,7 +79,7 @@ inline internal::KvGroupCode kv_group_code(const KvScheme& s, int bits, float po
   const float width = s.clip * (positive + negative);
   const f16 scale = to_f16(width / static_cast<float>(top));
   const float rounded = to_f32(scale);
-  if (rounded == 0.0f || !is_finite_f16(scale)) return {scale, 0};
+  if (rounded == 0.0f || !is_finite_kv(scale)) return {scale, 0};
   const float zero = (s.clip * negative) / rounded;
   const float low = zero < static_cast<float>(top) ? zero : static_cast<float>(top);
   const std::uint32_t bits_of_zero = float_bits(low + 12582912.0f) - 0x4b400000u;
@@ -117,7 +117,7 @@ inline bool write_kv_f16(const internal::KvWrite& w, const float* x,
                          std::int64_t head_size) noexcept {
   const KvTensorLayout& t = *w.layout;
   bool finite = true;
-  for (std::int64_t d = 0; d < head_size; ++d) finite &= is_finite_f16(to_f16(x[d]));
+  for (std::int64_t d = 0; d < head_size; ++d) finite &= is_finite_kv(to_f16(x[d]));
   std::byte* to = w.head + t.codes;
   const std::int64_t step = w.is_k ? 2 * kKvBlockTokens : 2;
   to +=
@@ -152,7 +152,7 @@ inline bool write_kv_codes(const internal::KvWrite& w, const float* x, std::int6
         is_finite_bits(float_bits(scratch.negative[g]))) {
       c = kv_group_code(*w.scheme, t.bits, scratch.positive[g], scratch.negative[g]);
     }
-    finite &= is_finite_f16(c.scale);
+    finite &= is_finite_kv(c.scale);
     if (!finite) break;
     const std::int64_t first = g * step;
     const std::int64_t n = head_size - first < step ? head_size - first : step;
