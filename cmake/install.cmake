@@ -3,7 +3,8 @@
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
-install(DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR}/include/rrs DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+install(DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR}/include/rrs DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
+        PATTERN "*.md" EXCLUDE)
 install(TARGETS rrs EXPORT rrs-targets)
 set(rrs_package_dir ${CMAKE_INSTALL_DATADIR}/cmake/rrs)
 if(TARGET rrs_c)
