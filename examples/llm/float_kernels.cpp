@@ -239,8 +239,8 @@ const FloatKernels& float_kernels() {
     throw std::runtime_error(status.message());
   }
 #if RRS_X86_64
-  if (table->isa == rrs::Isa::kAvx2) return avx2::kKernels;
-  if (table->isa != rrs::Isa::kScalar) return avx512::kKernels;
+  if (table->isa >= rrs::Isa::kAvx512) return avx512::kKernels;
+  if (table->isa != rrs::Isa::kScalar) return avx2::kKernels;
 #endif
   return scalar::kKernels;
 }

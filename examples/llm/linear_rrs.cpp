@@ -15,7 +15,7 @@ struct InputCache::Prepared {
   rrs::Workspace workspace;
   rrs::PreparedActivation activation;
   rrs::Scheme scheme;
-  rrs::LayerChannels channels;
+  const float* divisor = nullptr;
   bool valid = false;
 };
 
@@ -48,26 +48,20 @@ bool same_preparation(const rrs::Scheme& a, const rrs::Scheme& b) noexcept {
          a.weight.bits == b.weight.bits && a.weight.group == b.weight.group;
 }
 
-bool same_values(const void* a, const void* b, std::int64_t count) noexcept {
+bool same_values(const float* a, const float* b, std::int64_t count) noexcept {
   if (a == b) return true;
   return a != nullptr && b != nullptr &&
-         std::memcmp(a, b, static_cast<std::size_t>(count) * 4) == 0;
-}
-
-bool same_channels(const rrs::LayerChannels& a, const rrs::LayerChannels& b,
-                   std::int64_t count) noexcept {
-  return same_values(a.divisor, b.divisor, count) &&
-         same_values(a.input_permutation, b.input_permutation, count);
+         std::memcmp(a, b, static_cast<std::size_t>(count) * sizeof(float)) == 0;
 }
 
 class RrsLinear final : public Linear {
  public:
   RrsLinear(std::string name, const rrs::WeightView& weight, const rrs::Scheme& scheme,
-            InputChannels channels, std::shared_ptr<const void> owner)
+            std::vector<float> divisor, std::shared_ptr<const void> owner)
       : name_(std::move(name)),
         weight_(weight),
         scheme_(scheme),
-        channels_(std::move(channels)),
+        divisor_(std::move(divisor)),
         owner_(std::move(owner)) {
     const rrs::Explanation e = rrs::explain(scheme_, 1, weight_.n, weight_.k);
     if (!e.status) fail(name_, e.status);
@@ -95,29 +89,31 @@ class RrsLinear final : public Linear {
   }
 
   const rrs::WeightView* packed() const noexcept override { return &weight_; }
-  const InputChannels* channels() const noexcept override { return &channels_; }
+  const std::vector<float>* divisor() const noexcept override {
+    return divisor_.empty() ? nullptr : &divisor_;
+  }
 
  private:
   const rrs::PreparedActivation& prepare(InputCache& input, const ThreadPool& pool) const {
     InputCache::Prepared& p = input.prepared();
-    const rrs::LayerChannels channels = channels_.view();
+    const float* divisor = divisor_.empty() ? nullptr : divisor_.data();
     const std::size_t bytes = rrs::workspace_bytes(
         input.rows(), input.cols(), scheme_, scheme_.activation.exact_reference ? weight_.n : 0);
     // A larger workspace (exact_reference repacks the weight there) means preparing again.
     if (p.valid && bytes <= p.workspace.bytes() && same_preparation(p.scheme, scheme_) &&
-        same_channels(p.channels, channels, input.cols())) {
+        same_values(p.divisor, divisor, input.cols())) {
       return p.activation;
     }
     if (p.workspace.bytes() < bytes) p.workspace = rrs::Workspace(bytes + bytes / 4);
     rrs::ActivationOptions options;
-    options.channels = channels;
+    options.channels.divisor = divisor;
     const rrs::MatrixView<const float> x(input.x(), input.rows(), input.cols());
     p.valid = false;
     const rrs::Status status =
         rrs::smooth_rotate_quantize(x, scheme_, p.workspace, p.activation, pool, options);
     if (!status) fail(name_, status);
     p.scheme = scheme_;
-    p.channels = channels;
+    p.divisor = divisor;
     p.valid = true;
     return p.activation;
   }
@@ -125,7 +121,7 @@ class RrsLinear final : public Linear {
   std::string name_;
   rrs::WeightView weight_;
   rrs::Scheme scheme_;
-  InputChannels channels_;
+  std::vector<float> divisor_;
   std::shared_ptr<const void> owner_;
   std::string kernel_;
 };
@@ -133,9 +129,9 @@ class RrsLinear final : public Linear {
 }  // namespace
 
 std::unique_ptr<Linear> make_rrs_linear(std::string name, rrs::WeightView weight,
-                                        const rrs::Scheme& scheme, InputChannels channels,
+                                        const rrs::Scheme& scheme, std::vector<float> divisor,
                                         std::shared_ptr<const void> owner) {
-  return std::make_unique<RrsLinear>(std::move(name), weight, scheme, std::move(channels),
+  return std::make_unique<RrsLinear>(std::move(name), weight, scheme, std::move(divisor),
                                      std::move(owner));
 }
 

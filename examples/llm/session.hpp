@@ -19,11 +19,7 @@ struct SessionOptions {
   std::string model;
   int threads = 0;  // 0: as many as the machine has
   int kv_bits = 16;
-  std::string calibration;  // text file for methods that need one; empty: the one shipped
-  std::size_t calibration_windows = 16;
-  // Where calibration keeps the Hessians of finished layers; empty: an unnamed file.
-  std::string statistics;
-  bool resume = false;  // go on behind the layers that `statistics` holds
+  std::string calibration;  // text file for SmoothQuant; empty: the commands say what they do
 };
 
 class Session {
@@ -41,12 +37,9 @@ class Session {
 
   // A file's bytes as tokens; BOS first when the model's metadata says so.
   std::vector<TokenId> tokens_of_file(const std::string& path) const;
-  double calibration_seconds() const noexcept { return calibration_seconds_; }  // of the last one
-  // Tokens to calibrate on instead of the shipped text, if no calibration file was named; shorter
-  // than a window of 1024, they are one window.
+  // Tokens to calibrate on, if no calibration file was named.
   void set_calibration_tokens(std::vector<TokenId> tokens) { spare_tokens_ = std::move(tokens); }
-  // What `method` needs: with Hessians or without.
-  const Calibration& calibration(const Method& method);
+  const Calibration& calibration();
 
  private:
   SessionOptions options_;
@@ -54,13 +47,11 @@ class Session {
   std::unique_ptr<ThreadPool> pool_;
   std::shared_ptr<const ModelParts> parts_;
   const LinearStack& float_linears();
-  std::vector<TokenId> calibration_tokens() const;
 
   WeightStore store_;
   LinearStack float_linears_;  // f32, read once: fp, calibration
   std::vector<TokenId> spare_tokens_;
   std::optional<Calibration> calibration_;
-  double calibration_seconds_ = 0.0;
 };
 
 StoreFactory store_factory(const rrs::KvScheme& scheme);

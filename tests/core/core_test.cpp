@@ -135,15 +135,17 @@ TEST(Scheme, RowGroupsBoundK) {
 
 rrs::CpuidSnapshot everything() {
   rrs::CpuidSnapshot cpu;
-  cpu.leaf1_ecx = cpu.leaf7_ebx = cpu.leaf7_ecx = ~0u;
+  cpu.leaf1_ecx = cpu.leaf7_ebx = cpu.leaf7_ecx = cpu.leaf7_1_eax = ~0u;
   cpu.xcr0 = ~0ull;
   return cpu;
 }
 
 TEST(Cpu, NeedsEveryBitAndTheOperatingSystem) {
-  EXPECT_EQ(rrs::decode_features(everything()), rrs::kRequiredAvx512Vnni);
+  EXPECT_EQ(rrs::decode_features(everything()), rrs::kRequiredAvx512Vnni | rrs::kCpuAvxVnni);
   rrs::CpuidSnapshot no_zmm = everything();
   no_zmm.xcr0 = 0x7;  // the OS saves XMM and YMM only
+  EXPECT_EQ(rrs::decode_features(no_zmm), rrs::kRequiredAvxVnni);
+  no_zmm.leaf7_1_eax = 0;  // CPUs before AVX-VNNI
   EXPECT_EQ(rrs::decode_features(no_zmm), rrs::kRequiredAvx2);
   rrs::CpuidSnapshot no_ymm = everything();
   no_ymm.xcr0 = 0x3;

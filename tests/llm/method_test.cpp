@@ -69,7 +69,9 @@ TEST(Method, SuffixesReachTheirFields) {
 }
 
 TEST(Method, WhatIsNotImplementedIsRefusedByName) {
-  for (const auto& [text, what] : {std::pair{"rrs-gptaq", "gptaq"},
+  for (const auto& [text, what] : {std::pair{"rrs-gptq", "gptq"},
+                                   {"rrs-gptaq", "gptaq"},
+                                   {"rrs-zigzag", "zigzag"},
                                    {"rrs+aser", "aser"},
                                    {"rrs+qfem", "qfem"},
                                    {"rrs+qfep", "qfep"},

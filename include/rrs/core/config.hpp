@@ -38,8 +38,17 @@
 #endif
 #define RRS_MEMBER RRS_FORCE_INLINE
 
+// AVX-VNNI needs compilers that know it, and an assembler that knows the prefix {vex}.
+#if RRS_X86_64 && ((defined(__clang__) && __clang_major__ >= 12) || \
+                   (!defined(__clang__) && defined(__GNUC__) && __GNUC__ >= 11))
+#define RRS_HAS_AVXVNNI 1
+#else
+#define RRS_HAS_AVXVNNI 0
+#endif
+
 // Each string names exactly the features that core/cpu.hpp checks for the level of the same name.
 #define RRS_TARGET_AVX2 RRS_TARGET("avx2,fma,f16c")
+#define RRS_TARGET_AVXVNNI RRS_TARGET("avx2,fma,f16c,avxvnni")
 #define RRS_TARGET_AVX512 RRS_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")
 #define RRS_TARGET_AVX512VNNI \
   RRS_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")

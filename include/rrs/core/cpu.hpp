@@ -29,17 +29,22 @@ inline constexpr CpuFeatures kCpuAvx512dq = 1u << 5;
 inline constexpr CpuFeatures kCpuAvx512vl = 1u << 6;
 inline constexpr CpuFeatures kCpuAvx512vnni = 1u << 7;
 
+inline constexpr CpuFeatures kCpuAvxVnni = 1u << 10;
+
 inline constexpr CpuFeatures kRequiredAvx2 = kCpuAvx2 | kCpuFma | kCpuF16c;
+inline constexpr CpuFeatures kRequiredAvxVnni = kRequiredAvx2 | kCpuAvxVnni;
 inline constexpr CpuFeatures kRequiredAvx512 =
     kRequiredAvx2 | kCpuAvx512f | kCpuAvx512bw | kCpuAvx512dq | kCpuAvx512vl;
 inline constexpr CpuFeatures kRequiredAvx512Vnni = kRequiredAvx512 | kCpuAvx512vnni;
 
-// Registers of CPUID leaf 1, leaf 7 and XCR0: the input of decode_features, so that tests can ask
-// what would be used on a CPU, or under an OS, that they do not have.
+// Registers of CPUID leaf 1, leaf 7 (subleaf 0, and 1 where named) and XCR0: the input of
+// decode_features, so that tests can ask what would be used on a CPU, or under an OS, that they do
+// not have.
 struct CpuidSnapshot {
   std::uint32_t leaf1_ecx = 0;
   std::uint32_t leaf7_ebx = 0;
   std::uint32_t leaf7_ecx = 0;
+  std::uint32_t leaf7_1_eax = 0;
   std::uint64_t xcr0 = 0;
 };
 
@@ -63,6 +68,7 @@ inline CpuFeatures decode_features(const CpuidSnapshot& cpu) noexcept {
   if (detail::bit(cpu.leaf7_ebx, 5)) found |= kCpuAvx2;
   if (detail::bit(cpu.leaf1_ecx, 12)) found |= kCpuFma;
   if (detail::bit(cpu.leaf1_ecx, 29)) found |= kCpuF16c;
+  if (detail::bit(cpu.leaf7_1_eax, 4)) found |= kCpuAvxVnni;
   if ((cpu.xcr0 & kZmmState) != kZmmState) return found;
   if (detail::bit(cpu.leaf7_ebx, 16)) found |= kCpuAvx512f;
   if (detail::bit(cpu.leaf7_ebx, 30)) found |= kCpuAvx512bw;
@@ -86,13 +92,20 @@ inline CpuidSnapshot read_cpuid() noexcept {
     __cpuidex(r, 7, 0);
     cpu.leaf7_ebx = static_cast<std::uint32_t>(r[1]);
     cpu.leaf7_ecx = static_cast<std::uint32_t>(r[2]);
+    if (r[0] >= 1) {
+      __cpuidex(r, 7, 1);
+      cpu.leaf7_1_eax = static_cast<std::uint32_t>(r[0]);
+    }
   }
   if (cpu.leaf1_ecx >> 27 & 1u) cpu.xcr0 = _xgetbv(0);
 #else
   std::uint32_t a = 0, b = 0, c = 0, d = 0;
   __cpuid(0, max_leaf, b, c, d);
   __cpuid(1, a, b, cpu.leaf1_ecx, d);
-  if (max_leaf >= 7) __cpuid_count(7, 0, a, cpu.leaf7_ebx, cpu.leaf7_ecx, d);
+  if (max_leaf >= 7) {
+    __cpuid_count(7, 0, a, cpu.leaf7_ebx, cpu.leaf7_ecx, d);
+    if (a >= 1) __cpuid_count(7, 1, cpu.leaf7_1_eax, b, c, d);
+  }
   if ((cpu.leaf1_ecx >> 27) & 1u) {  // OSXSAVE: xgetbv exists; spelled in asm, no -mxsave needed
     std::uint32_t low = 0, high = 0;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));

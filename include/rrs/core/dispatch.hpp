@@ -1,9 +1,9 @@
 // Dispatch: which kernel table a call uses. One binary, no -m flag, nothing to configure.
 //
 // By default the highest level that the CPU and the OS support. RRS_ISA=<name> in the environment
-// (scalar, avx2, avx512, avx512vnni; read once) forces a level; CallOptions::isa overrides it for
-// one call; ForceIsa for a scope (tests). An unknown or unsupported level is an error that every
-// entry point returns: never a silent fallback.
+// (scalar, avx2, avxvnni, avx512, avx512vnni; read once) forces a level; CallOptions::isa overrides
+// it for one call; ForceIsa for a scope (tests). An unknown or unsupported level is an error that
+// every entry point returns: never a silent fallback.
 #pragma once
 
 #include <atomic>
@@ -25,6 +25,7 @@
 #include "rrs/gemm/avx2.hpp"
 #include "rrs/gemm/avx512.hpp"
 #include "rrs/gemm/avx512vnni.hpp"
+#include "rrs/gemm/avxvnni.hpp"
 #include "rrs/pack/avx2.hpp"
 #include "rrs/pack/avx512.hpp"
 #include "rrs/pipeline/fused_avx2.hpp"
@@ -67,6 +68,15 @@ inline constexpr KernelTable kAvx2Table{"avx2",
                                         avx2::pack_kernels(kScalarTable.pack),
                                         avx2::fused_kernels(kScalarTable.fused),
                                         avx2::gemm_kernels(kScalarTable.gemm)};
+#if RRS_HAS_AVXVNNI
+inline constexpr KernelTable kAvxVnniTable{
+    "avxvnni",         Isa::kAvxVnni,     kRequiredAvxVnni,
+    kAvx2Table.rotate, kAvx2Table.smooth, kAvx2Table.quantize,
+    kAvx2Table.pack,   kAvx2Table.fused,  avxvnni::gemm_kernels(kAvx2Table.gemm)};
+inline constexpr const KernelTable* kAvxVnniLevel = &kAvxVnniTable;
+#else
+inline constexpr const KernelTable* kAvxVnniLevel = nullptr;
+#endif
 inline constexpr KernelTable kAvx512Table{"avx512",
                                           Isa::kAvx512,
                                           kRequiredAvx512,
@@ -85,12 +95,14 @@ inline constexpr KernelTable kAvx512VnniTable{"avx512vnni",
                                               avx512vnni::pack_kernels(kAvx512Table.pack),
                                               kAvx512Table.fused,
                                               avx512vnni::gemm_kernels(kAvx512Table.gemm)};
-inline constexpr const KernelTable* kTables[kIsaCount] = {&kScalarTable, &kAvx2Table, &kAvx512Table,
-                                                          &kAvx512VnniTable};
+inline constexpr const KernelTable* kTables[kIsaCount] = {&kScalarTable, &kAvx2Table, kAvxVnniLevel,
+                                                          &kAvx512Table, &kAvx512VnniTable};
 #else
-inline constexpr const KernelTable* kTables[kIsaCount] = {&kScalarTable, nullptr, nullptr, nullptr};
+inline constexpr const KernelTable* kTables[kIsaCount] = {&kScalarTable, nullptr, nullptr, nullptr,
+                                                          nullptr};
 #endif
-inline constexpr const char* kIsaNames[kIsaCount] = {"scalar", "avx2", "avx512", "avx512vnni"};
+inline constexpr const char* kIsaNames[kIsaCount] = {"scalar", "avx2", "avxvnni", "avx512",
+                                                     "avx512vnni"};
 
 // True when this machine can run the level.
 inline bool isa_supported(Isa isa) noexcept {
@@ -151,7 +163,7 @@ inline Status select_kernels(std::optional<Isa> requested, const KernelTable** t
     source = "RRS_ISA";
     const std::optional<Isa> named = isa_by_name(environment);
     if (!named.has_value()) {
-      return detail::unsupported_isa(source, "must be scalar, avx2, avx512 or avx512vnni",
+      return detail::unsupported_isa(source, "must be scalar, avx2, avxvnni, avx512 or avx512vnni",
                                      environment);
     }
     isa = *named;

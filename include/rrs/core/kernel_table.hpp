@@ -20,9 +20,10 @@
 
 RRS_TYPES_BEGIN
 
-// ISA levels, each a superset of the one before it.
-enum class Isa : std::uint8_t { kScalar = 0, kAvx2, kAvx512, kAvx512Vnni };
-inline constexpr int kIsaCount = 4;
+// ISA levels, slowest first; each needs what the one before it needs, but avxvnni (CPUs without
+// AVX-512) is beside the others.
+enum class Isa : std::uint8_t { kScalar = 0, kAvx2, kAvxVnni, kAvx512, kAvx512Vnni };
+inline constexpr int kIsaCount = 5;
 
 // ---- rotate: f32 -> f32, one row
 // -----------------------------------------------------------------

@@ -19,10 +19,11 @@ inline constexpr KvKernels kKvScalar = scalar::kv_kernels();
 inline constexpr KvKernels kKvAvx2 = avx2::kv_kernels(kKvScalar);
 inline constexpr KvKernels kKvAvx512 = avx512::kv_kernels(kKvAvx2);
 inline constexpr KvKernels kKvAvx512Vnni = avx512vnni::kv_kernels(kKvAvx512);
-inline constexpr const KvKernels* kKvTables[kIsaCount] = {&kKvScalar, &kKvAvx2, &kKvAvx512,
-                                                          &kKvAvx512Vnni};
+inline constexpr const KvKernels* kKvTables[kIsaCount] = {&kKvScalar, &kKvAvx2, &kKvAvx2,
+                                                          &kKvAvx512, &kKvAvx512Vnni};
 #else
-inline constexpr const KvKernels* kKvTables[kIsaCount] = {&kKvScalar, nullptr, nullptr, nullptr};
+inline constexpr const KvKernels* kKvTables[kIsaCount] = {&kKvScalar, nullptr, nullptr, nullptr,
+                                                          nullptr};
 #endif
 
 // Requires a level that select_kernels accepted.
