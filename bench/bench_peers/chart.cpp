@@ -59,6 +59,7 @@ std::string mark_at(double x, double y, Mark mark, const std::string& ink,
     case Mark::kDiamond:
       shape = corner(0, -1.3) + corner(1.3, 0) + corner(0, 1.3) + corner(-1.3, 0);
       break;
+    case Mark::kWedge: shape = corner(0, 1.2) + corner(1.2, -1) + corner(-1.2, -1); break;
     case Mark::kTriangle: shape = corner(0, -1.2) + corner(1.2, 1) + corner(-1.2, 1); break;
   }
   return "<polygon fill-opacity='0.85' fill='" + ink + "' points='" + shape + "'><title>" +
@@ -159,9 +160,10 @@ void Chart::write(const std::string& path) const {
 }
 
 std::string colour(int n) {
-  static const char* const kColours[] = {"#1b6ca8", "#d1495b", "#2e933c", "#b36a00", "#7a4fa3",
-                                         "#008a8a", "#8c564b", "#555555", "#c2185b", "#9a9a00"};
-  return kColours[n % 10];
+  static const char* const kColours[kColourCount] = {"#1b6ca8", "#d1495b", "#2e933c", "#b36a00",
+                                                     "#7a4fa3", "#008a8a", "#8c564b", "#555555",
+                                                     "#c2185b", "#9a9a00"};
+  return kColours[n % kColourCount];
 }
 
 }  // namespace rrs_bench

@@ -13,7 +13,7 @@ struct Axis {
   bool logarithmic = false;
 };
 
-enum class Mark { kCircle, kSquare, kDiamond, kTriangle };
+enum class Mark { kCircle, kSquare, kDiamond, kTriangle, kWedge };
 
 struct Point {
   double x = 0.0;
@@ -44,7 +44,8 @@ class Chart {
   int legend_lines_ = 0;
 };
 
-// The n-th of a few colours that can be told apart.
+// The n-th of a few colours that can be told apart; they repeat.
+inline constexpr int kColourCount = 10;
 std::string colour(int n);
 
 }  // namespace rrs_bench

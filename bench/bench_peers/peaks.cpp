@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "rrs/core/cpu.hpp"
 #include "support/clock.hpp"
 #include "support/statistics.hpp"
 
@@ -24,11 +25,13 @@ constexpr int kChains = 12;  // more than latency times throughput of any of the
 
 #define RRS_MADDUBS_YMM(r) "vpmaddubsw %%ymm12, %%ymm13, %%ymm" r "\n\t"
 #define RRS_MADDUBS_ZMM(r) "vpmaddubsw %%zmm12, %%zmm13, %%zmm" r "\n\t"
+#define RRS_DPBUSD_YMM(r) "%{vex%} vpdpbusd %%ymm12, %%ymm13, %%ymm" r "\n\t"
 #define RRS_DPBUSD_ZMM(r) "vpdpbusd %%zmm12, %%zmm13, %%zmm" r "\n\t"
 #define RRS_FMADD_YMM(r) "vfmadd231ps %%ymm12, %%ymm13, %%ymm" r "\n\t"
 #define RRS_FMADD_ZMM(r) "vfmadd231ps %%zmm12, %%zmm13, %%zmm" r "\n\t"
 
 RRS_PEAK_LOOP(maddubs_ymm, "avx2", RRS_MADDUBS_YMM)
+RRS_PEAK_LOOP(dpbusd_ymm, "avxvnni", RRS_DPBUSD_YMM)
 RRS_PEAK_LOOP(maddubs_zmm, "avx512bw", RRS_MADDUBS_ZMM)
 RRS_PEAK_LOOP(dpbusd_zmm, "avx512vnni", RRS_DPBUSD_ZMM)
 RRS_PEAK_LOOP(fmadd_ymm, "avx2,fma", RRS_FMADD_YMM)
@@ -58,8 +61,10 @@ InstructionPeak measure_peak(const Candidate& c, int rounds) {
 
 std::vector<InstructionPeak> measure_instruction_peaks(int rounds) {
   const bool f = __builtin_cpu_supports("avx512f"), bw = __builtin_cpu_supports("avx512bw");
+  const bool avxvnni = (rrs::cpu_features() & rrs::kCpuAvxVnni) != 0;
   const bool vnni = __builtin_cpu_supports("avx512vnni");
   const Candidate candidates[] = {{"avx2", "vpmaddubsw ymm", true, 32, &maddubs_ymm},
+                                  {"avxvnni", "vpdpbusd ymm", avxvnni, 32, &dpbusd_ymm},
                                   {"avx512", "vpmaddubsw zmm", bw, 64, &maddubs_zmm},
                                   {"avx512vnni", "vpdpbusd zmm", vnni, 64, &dpbusd_zmm},
                                   {"avx2", "vfmadd231ps ymm", true, 8, &fmadd_ymm},

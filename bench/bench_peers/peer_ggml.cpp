@@ -108,16 +108,18 @@ class GgmlPeer final : public Peer {
   // From the features that the backend was compiled with.
   std::string level() const {
     const auto features = procedure<ggml_backend_get_features_t>("ggml_backend_get_features");
-    bool avx512 = false, vnni = false, avx2 = false;
+    bool avx512 = false, vnni = false, avx2 = false, avxvnni = false;
     if (features == nullptr) return "other";
     for (const ggml_backend_feature* f = features(ggml_backend_dev_backend_reg(device_));
          f->name != nullptr; ++f) {
       if (std::strcmp(f->value, "1") != 0) continue;
       avx2 = avx2 || std::strcmp(f->name, "AVX2") == 0;
       avx512 = avx512 || std::strcmp(f->name, "AVX512") == 0;
+      avxvnni = avxvnni || std::strcmp(f->name, "AVX_VNNI") == 0;
       vnni = vnni || std::strcmp(f->name, "AVX512_VNNI") == 0;
     }
     if (avx512) return vnni ? "avx512vnni" : "avx512";
+    if (avxvnni) return "avxvnni";
     return avx2 ? "avx2" : "other";
   }
 

@@ -75,6 +75,7 @@ void draw_slopes(const std::vector<Slope>& slopes, double low, double bottom, do
 
 Mark mark_of(const std::string& level) {
   if (level == "avx2") return Mark::kCircle;
+  if (level == "avxvnni") return Mark::kWedge;
   if (level == "avx512") return Mark::kSquare;
   return level == "amx" ? Mark::kTriangle : Mark::kDiamond;
 }

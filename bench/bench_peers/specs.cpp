@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "bench_peers/peer.hpp"
+#include "rrs/core/cpu.hpp"
 
 #ifndef RRS_BENCH_GGML_LIBRARIES
 #define RRS_BENCH_GGML_LIBRARIES ""
@@ -19,7 +20,7 @@ void add_openblas(std::vector<PeerSpec>* all) {
 }
 
 void add_onednn(std::vector<PeerSpec>* all) {
-  for (const char* isa : {"ALL", "AVX512_CORE_VNNI", "AVX512_CORE", "AVX2"}) {
+  for (const char* isa : {"ALL", "AVX512_CORE_VNNI", "AVX512_CORE", "AVX2_VNNI", "AVX2"}) {
     all->push_back({"oneDNN", "onednn", {{"ONEDNN_MAX_CPU_ISA", isa}}});
   }
 }
@@ -36,6 +37,7 @@ void add_ggml(std::vector<PeerSpec>* all) {
   };
   const bool vnni = __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vbmi");
   add("haswell", __builtin_cpu_supports("avx2"));
+  add("alderlake", (rrs::cpu_features() & rrs::kCpuAvxVnni) != 0);
   add("skylakex", __builtin_cpu_supports("avx512bw"));
   add("icelake", vnni);
   add("zen4", vnni && __builtin_cpu_supports("avx512bf16"));

@@ -88,8 +88,9 @@ void draw_sweep(const std::string& path, const PeerOptions& o,
     for (std::size_t i = 0; i < sweep.size(); ++i) {
       points.push_back({static_cast<double>(i + 1), 1e3 * summarize(sweep[i]).median});
     }
-    chart.line(points, colour(n));
-    chart.legend(name, Mark::kSquare, colour(n++));
+    const bool again = n >= kColourCount;  // the colours start again, dashed
+    chart.line(points, colour(n), again);
+    chart.legend(again ? name + " (dashed)" : name, Mark::kSquare, colour(n++));
   }
   chart.write(path);
 }
