@@ -12,13 +12,6 @@
 namespace rrs_llm {
 namespace {
 
-// The end of the stream, where no window is: text that SmoothQuant may calibrate on.
-std::vector<TokenId> beyond(const std::vector<TokenId>& tokens, std::size_t used) {
-  constexpr std::size_t kMost = 8192;
-  const std::size_t first = (std::max)(used, tokens.size() > kMost ? tokens.size() - kMost : 0);
-  return {tokens.begin() + static_cast<std::ptrdiff_t>(first), tokens.end()};
-}
-
 void run_perplexity(const Options& o) {
   Session session(o.session);
   const std::vector<Setting> settings = all_settings(o);
@@ -36,7 +29,6 @@ void run_perplexity(const Options& o) {
   }
   const std::vector<TokenId> tokens = session.tokens_of_file(o.text);
   const std::size_t windows = window_count(tokens.size(), o.context, o.windows);
-  session.set_calibration_tokens(beyond(tokens, windows * o.context));
   std::vector<Contestant> contestants;
   contestants.push_back(session.prepare(make_method("fp", {}), 16));  // what all compare with
   for (const Method& method : methods) contestants.push_back(session.prepare(method));

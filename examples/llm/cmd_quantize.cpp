@@ -1,5 +1,6 @@
 // rrs-llm quantize: prepare the weights once, into a file.
 #include <cstddef>
+#include <cstdio>
 #include <string>
 
 #include <CLI/CLI.hpp>
@@ -11,16 +12,45 @@
 namespace rrs_llm {
 namespace {
 
-void run_quantize(const Options& o) {
-  Session session(o.session);
-  const Method method = make_method(only_method(o), all_settings(o));
+// Beside the output while it is not complete: statistics of calibrated layers, finished linears.
+struct SideFiles {
+  std::string statistics;
+  std::string linears;
+
+  void remove() const {
+    std::remove(statistics.c_str());
+    std::remove(linears.c_str());
+  }
+};
+
+void quantize(const Options& o, const Method& method, const SideFiles& side) {
+  SessionOptions open = o.session;
   PrepareOptions options;
-  if (method.needs_calibration()) options.calibration = &session.calibration();
+  if (method.needs_hessians()) {
+    open.statistics = side.statistics;
+    options.unfinished = side.linears;
+  }
+  open.resume = options.resume = o.resume;
+  Session session(open);
+  if (method.needs_calibration()) options.calibration = &session.calibration(method);
   Progress progress("quantizing " + method.name, "linears");
   options.progress = [&](std::size_t done, std::size_t all) {
     progress.update(static_cast<double>(done), static_cast<double>(all));
   };
+  options.note = [](const std::string& line) { print(line + "\n"); };
   write_quantized(session.model(), method, options, session.pool(), o.out);
+}
+
+void run_quantize(const Options& o) {
+  const Method method = make_method(only_method(o), all_settings(o));
+  const SideFiles side{o.out + ".statistics", o.out + ".linears"};
+  try {
+    quantize(o, method, side);
+  } catch (...) {  // a kill leaves them for --resume, an error does not
+    if (!o.resume) side.remove();
+    throw;
+  }
+  if (method.needs_hessians()) side.remove();
   print(o.out + ": " + method.name + ": " + describe(method) + "\n");
 }
 
@@ -30,10 +60,13 @@ void define_quantize(CLI::App* app, Options* o) {
   add_session_options(app, o);
   add_method_options(app, o, false);
   app->add_option("--out", o->out, "the safetensors file to write")->required();
+  app->add_flag("--resume", o->resume,
+                "go on where a killed run of the same command stopped (GPTQ methods)");
   app->footer(
       "Prepares the linears once. perplexity and generate take the file with --weights, beside the "
       "same --model: weights are used where they are mapped, and logits have the same bits.\n"
-      "The file appears complete or not at all.");
+      "The file appears complete or not at all. GPTQ methods keep what is finished beside it, in "
+      "OUT.statistics and OUT.linears, until it does.");
   app->callback([o] { run_quantize(*o); });
 }
 

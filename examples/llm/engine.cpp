@@ -1,5 +1,6 @@
 #include "engine.hpp"
 
+#include <algorithm>
 #include <chrono>
 #include <stdexcept>
 #include <utility>
@@ -209,6 +210,34 @@ void Engine::ffn_block(std::size_t layer) {
   apply(layer, kDown, b_.x.data(), true);
 }
 
+void Engine::reserve_rows(std::size_t rows) {
+  const ModelConfig& c = config();
+  rows_ = size_of(rows);
+  b_.x.resize(rows * c.hidden);
+  b_.normed.resize(rows * c.hidden);
+  b_.q.resize(rows * c.heads * c.head_size);
+  b_.mixed.resize(rows * c.heads * c.head_size);
+  b_.k.resize(rows * c.kv_heads * c.head_size);
+  b_.v.resize(rows * c.kv_heads * c.head_size);
+  b_.gate.resize(rows * c.ffn);
+  b_.up.resize(rows * c.ffn);
+}
+
+void Engine::embed_tokens(const std::vector<TokenId>& tokens, float* x) {
+  embed(tokens);
+  std::copy(b_.x.begin(), b_.x.end(), x);
+}
+
+void Engine::run_layer(std::size_t layer, std::int64_t rows, float* x) {
+  Sequence sequence = start();
+  rope_.reserve(sequence.length_ + rows);
+  reserve_rows(static_cast<std::size_t>(rows));
+  std::copy(x, x + b_.x.size(), b_.x.begin());
+  attention_block(layer, sequence.stores_[layer].get(), sequence.length_);
+  ffn_block(layer);
+  std::copy(b_.x.begin(), b_.x.end(), x);
+}
+
 const float* Engine::forward(const std::vector<TokenId>& tokens, Sequence* sequence) {
   const Stopwatch watch(&times_.total);
   const ModelConfig& c = config();
@@ -218,16 +247,9 @@ const float* Engine::forward(const std::vector<TokenId>& tokens, Sequence* seque
     throw std::runtime_error("tokens: " + std::to_string(end) + " in the sequence are not 1 to " +
                              std::to_string(c.context) + " (the model's context)");
   }
-  rows_ = size_of(rows);
   rope_.reserve(size_of(end));
   embed(tokens);
-  b_.normed.resize(rows * c.hidden);
-  b_.q.resize(rows * c.heads * c.head_size);
-  b_.mixed.resize(rows * c.heads * c.head_size);
-  b_.k.resize(rows * c.kv_heads * c.head_size);
-  b_.v.resize(rows * c.kv_heads * c.head_size);
-  b_.gate.resize(rows * c.ffn);
-  b_.up.resize(rows * c.ffn);
+  reserve_rows(rows);
   for (std::size_t layer = 0; layer < c.layers; ++layer) {
     attention_block(layer, sequence->stores_[layer].get(), sequence->length_);
     ffn_block(layer);

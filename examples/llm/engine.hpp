@@ -80,11 +80,17 @@ class Engine {
   // Appends the tokens and returns their final hidden states [tokens][hidden], normed for the head;
   // valid until the next call.
   const float* forward(const std::vector<TokenId>& tokens, Sequence* sequence);
+  // For calibration, which takes many texts through one layer after another: hidden states x
+  // [rows][hidden] of a new sequence before the first layer, and through one layer, in place.
+  void embed_tokens(const std::vector<TokenId>& tokens, float* x);
+  void run_layer(std::size_t layer, std::int64_t rows, float* x);
   // logits [rows][padded vocabulary] of hidden rows; logits_stride() floats per row.
   void logits(const float* hidden, std::int64_t rows, float* out);
   std::int64_t logits_stride() const noexcept;
 
   const ModelConfig& config() const noexcept { return parts_->config; }
+  const ModelParts& parts() const noexcept { return *parts_; }
+  const ThreadPool& pool() const noexcept { return pool_; }
   const LinearStack& linears() const noexcept { return linears_; }
   std::vector<LinearInfo> linear_infos() const;
   const EngineTimes& times() const noexcept { return times_; }
@@ -100,6 +106,7 @@ class Engine {
     std::vector<float> x, normed, q, k, v, mixed, gate, up;
   };
   void embed(const std::vector<TokenId>& tokens);
+  void reserve_rows(std::size_t rows);
   void norm_rows(const float* x, const std::vector<float>& gain, std::int64_t rows, float* y) const;
   void apply(std::size_t layer, std::size_t linear, float* y, bool accumulate);
   void set_input(std::size_t layer, std::size_t linear, const float* x, std::int64_t cols);

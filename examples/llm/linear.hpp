@@ -60,6 +60,20 @@ class InputCache {
   std::unique_ptr<Prepared> prepared_;
 };
 
+// What is done to a linear's input before its rotation; either may be empty.
+struct InputChannels {
+  std::vector<float> divisor;             // SmoothQuant: one value per input
+  std::vector<std::int32_t> permutation;  // zigzag: the input that each position takes
+
+  bool empty() const noexcept { return divisor.empty() && permutation.empty(); }
+  rrs::LayerChannels view() const noexcept {
+    rrs::LayerChannels c;
+    c.divisor = divisor.empty() ? nullptr : divisor.data();
+    c.input_permutation = permutation.empty() ? nullptr : permutation.data();
+    return c;
+  }
+};
+
 class Linear {
  public:
   virtual ~Linear() = default;
@@ -68,7 +82,7 @@ class Linear {
   virtual LinearInfo info() const = 0;
   // The packed weight, for the quantized file; nullptr where there is none.
   virtual const rrs::WeightView* packed() const noexcept { return nullptr; }
-  virtual const std::vector<float>* divisor() const noexcept { return nullptr; }
+  virtual const InputChannels* channels() const noexcept { return nullptr; }
 };
 
 // Float weights [rows][cols].
@@ -78,9 +92,8 @@ std::unique_ptr<Linear> make_float_linear(std::string name, std::vector<float> w
 std::string float_linear_library();
 
 // A packed weight that `owner` keeps alive; `activation` may differ from what it was prepared for.
-// `divisor`: empty, or one value per input (SmoothQuant).
 std::unique_ptr<Linear> make_rrs_linear(std::string name, rrs::WeightView weight,
-                                        const rrs::Scheme& scheme, std::vector<float> divisor,
+                                        const rrs::Scheme& scheme, InputChannels channels,
                                         std::shared_ptr<const void> owner);
 
 // RS with one channel per group, in float: it has no integer product.

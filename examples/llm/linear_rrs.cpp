@@ -15,7 +15,7 @@ struct InputCache::Prepared {
   rrs::Workspace workspace;
   rrs::PreparedActivation activation;
   rrs::Scheme scheme;
-  const float* divisor = nullptr;
+  rrs::LayerChannels channels;
   bool valid = false;
 };
 
@@ -48,20 +48,26 @@ bool same_preparation(const rrs::Scheme& a, const rrs::Scheme& b) noexcept {
          a.weight.bits == b.weight.bits && a.weight.group == b.weight.group;
 }
 
-bool same_values(const float* a, const float* b, std::int64_t count) noexcept {
+bool same_values(const void* a, const void* b, std::int64_t count) noexcept {
   if (a == b) return true;
   return a != nullptr && b != nullptr &&
-         std::memcmp(a, b, static_cast<std::size_t>(count) * sizeof(float)) == 0;
+         std::memcmp(a, b, static_cast<std::size_t>(count) * 4) == 0;
+}
+
+bool same_channels(const rrs::LayerChannels& a, const rrs::LayerChannels& b,
+                   std::int64_t count) noexcept {
+  return same_values(a.divisor, b.divisor, count) &&
+         same_values(a.input_permutation, b.input_permutation, count);
 }
 
 class RrsLinear final : public Linear {
  public:
   RrsLinear(std::string name, const rrs::WeightView& weight, const rrs::Scheme& scheme,
-            std::vector<float> divisor, std::shared_ptr<const void> owner)
+            InputChannels channels, std::shared_ptr<const void> owner)
       : name_(std::move(name)),
         weight_(weight),
         scheme_(scheme),
-        divisor_(std::move(divisor)),
+        channels_(std::move(channels)),
         owner_(std::move(owner)) {
     const rrs::Explanation e = rrs::explain(scheme_, 1, weight_.n, weight_.k);
     if (!e.status) fail(name_, e.status);
@@ -89,31 +95,29 @@ class RrsLinear final : public Linear {
   }
 
   const rrs::WeightView* packed() const noexcept override { return &weight_; }
-  const std::vector<float>* divisor() const noexcept override {
-    return divisor_.empty() ? nullptr : &divisor_;
-  }
+  const InputChannels* channels() const noexcept override { return &channels_; }
 
  private:
   const rrs::PreparedActivation& prepare(InputCache& input, const ThreadPool& pool) const {
     InputCache::Prepared& p = input.prepared();
-    const float* divisor = divisor_.empty() ? nullptr : divisor_.data();
+    const rrs::LayerChannels channels = channels_.view();
     const std::size_t bytes = rrs::workspace_bytes(
         input.rows(), input.cols(), scheme_, scheme_.activation.exact_reference ? weight_.n : 0);
     // A larger workspace (exact_reference repacks the weight there) means preparing again.
     if (p.valid && bytes <= p.workspace.bytes() && same_preparation(p.scheme, scheme_) &&
-        same_values(p.divisor, divisor, input.cols())) {
+        same_channels(p.channels, channels, input.cols())) {
       return p.activation;
     }
     if (p.workspace.bytes() < bytes) p.workspace = rrs::Workspace(bytes + bytes / 4);
     rrs::ActivationOptions options;
-    options.channels.divisor = divisor;
+    options.channels = channels;
     const rrs::MatrixView<const float> x(input.x(), input.rows(), input.cols());
     p.valid = false;
     const rrs::Status status =
         rrs::smooth_rotate_quantize(x, scheme_, p.workspace, p.activation, pool, options);
     if (!status) fail(name_, status);
     p.scheme = scheme_;
-    p.divisor = divisor;
+    p.channels = channels;
     p.valid = true;
     return p.activation;
   }
@@ -121,7 +125,7 @@ class RrsLinear final : public Linear {
   std::string name_;
   rrs::WeightView weight_;
   rrs::Scheme scheme_;
-  std::vector<float> divisor_;
+  InputChannels channels_;
   std::shared_ptr<const void> owner_;
   std::string kernel_;
 };
@@ -129,9 +133,9 @@ class RrsLinear final : public Linear {
 }  // namespace
 
 std::unique_ptr<Linear> make_rrs_linear(std::string name, rrs::WeightView weight,
-                                        const rrs::Scheme& scheme, std::vector<float> divisor,
+                                        const rrs::Scheme& scheme, InputChannels channels,
                                         std::shared_ptr<const void> owner) {
-  return std::make_unique<RrsLinear>(std::move(name), weight, scheme, std::move(divisor),
+  return std::make_unique<RrsLinear>(std::move(name), weight, scheme, std::move(channels),
                                      std::move(owner));
 }
 

@@ -290,6 +290,20 @@ LinearPlan Method::plan(std::size_t layer, std::size_t linear) const {
   return p;
 }
 
+bool Method::needs_hessians() const noexcept {
+  bool needs = weight.solver != Solver::kRtn || weight.aser.on();
+  for (const Setting& s : settings) {
+    needs = needs || (s.key == "solver" && s.value != "rtn") || s.key.rfind("rank", 0) == 0;
+  }
+  return needs;
+}
+
+bool Method::needs_calibration() const noexcept {
+  bool needs = scheme.smoothquant_alpha > 0.0f || weight.zigzag || needs_hessians();
+  for (const Setting& s : settings) needs = needs || s.key == "zigzag";
+  return needs;
+}
+
 rrs::KvScheme Method::kv(int bits) const {
   const bool own = kind == LinearKind::kRrs || kind == LinearKind::kSimulatedRs;
   const rrs::Result<rrs::KvScheme> found = rrs::presets::kv(own ? preset.c_str() : "rrs", bits);

@@ -99,7 +99,8 @@ struct Method {
   LinearPlan plan(std::size_t layer, std::size_t linear) const;
   // The preset's cache at that width; of fp and q4_0-native: the default preset's.
   rrs::KvScheme kv(int bits) const;
-  bool needs_calibration() const noexcept { return scheme.smoothquant_alpha > 0.0f; }
+  bool needs_calibration() const noexcept;
+  bool needs_hessians() const noexcept;  // GPTQ, ASER: somewhere
 };
 
 // `text`: a name, then settings of its own: "rrs", "rrs-gptq@sign-seed=1", "rrs@a8@clip=0.95".

@@ -126,9 +126,7 @@ void make_preset(const std::string& asked, Method* m) {
 }  // namespace
 
 void refuse_unavailable(const std::string& method, const WeightPlan& weight) {
-  if (weight.solver == Solver::kGptq) unavailable(method, "gptq");
   if (weight.solver == Solver::kGptaq) unavailable(method, "gptaq");
-  if (weight.zigzag) unavailable(method, "zigzag");
   if (weight.aser.on()) unavailable(method, "aser");
 }
 

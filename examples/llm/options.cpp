@@ -62,10 +62,12 @@ void add_method_options(CLI::App* app, Options* o, bool several) {
   } else {
     method->expected(1);
   }
-  app->add_option(
-      "--calibration", o->session.calibration,
-      "text for SmoothQuant's scales (perplexity: by default the end of the text, beyond "
-      "the windows)");
+  app->add_option("--calibration", o->session.calibration,
+                  "text for methods that calibrate; by default examples/data/wiki.valid.txt");
+  app->add_option("--calibration-windows", o->session.calibration_windows,
+                  "windows of 1024 tokens, spread over the text")
+      ->capture_default_str()
+      ->check(CLI::Range(1, 65536));
   add_scheme_options(app, o);
 }
 

@@ -29,6 +29,7 @@ struct Options {
   std::string json;
   std::string out;
   std::string prompt;
+  bool resume = false;  // quantize's
   std::size_t windows = 0;
   std::size_t context = 2048;
   std::size_t sample_windows = 4;  // inspect's

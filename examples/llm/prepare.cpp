@@ -3,7 +3,10 @@
 #include <stdexcept>
 #include <utility>
 
+#include "rrs/calibrate/gptq.hpp"
+#include "rrs/calibrate/hessian_basis.hpp"
 #include "rrs/calibrate/smoothquant.hpp"
+#include "rrs/calibrate/zigzag.hpp"
 #include "rrs/core/hash.hpp"
 #include "rrs/pipeline/weight.hpp"
 
@@ -36,25 +39,17 @@ std::shared_ptr<const rrs::PreparedWeight> native_weight(const ModelSource& mode
                         : rrs::weight_from_q4_1(blocks->data, n, k, scheme.activation));
 }
 
-std::shared_ptr<const rrs::PreparedWeight> quantized_weight(const ModelSource& model,
-                                                            const std::string& name,
-                                                            const rrs::Scheme& scheme,
-                                                            const std::vector<float>& divisor,
-                                                            const ThreadPool& pool) {
-  const TensorInfo info = *model.info(name);
-  const std::vector<float> w = model.read(name);
-  rrs::WeightOptions options;
-  options.channels.divisor = divisor.empty() ? nullptr : divisor.data();
-  const rrs::MatrixView<const float> view(w.data(), static_cast<std::int64_t>(info.rows),
-                                          static_cast<std::int64_t>(info.columns));
-  return keep(name, rrs::prepare_weight(view, scheme, options, pool));
+std::string channels_text(const InputChannels& c) {
+  return std::to_string(rrs::hash_bytes(c.divisor.data(), c.divisor.size() * sizeof(float))) + "|" +
+         std::to_string(
+             rrs::hash_bytes(c.permutation.data(), c.permutation.size() * sizeof(std::int32_t)));
 }
 
 std::string store_key(const std::string& name, const LinearPlan& plan,
-                      const std::vector<float>& divisor) {
+                      const InputChannels& channels) {
   const bool native = plan.kind == LinearKind::kNative;
-  return name + "|" + (native ? "native" : describe_weight(plan.scheme)) + "|" +
-         std::to_string(rrs::hash_bytes(divisor.data(), divisor.size() * sizeof(float)));
+  return name + "|" + (native ? "native" : describe_weight(plan.scheme) + describe(plan.weight)) +
+         "|" + channels_text(channels);
 }
 
 // The simulated preset has no packed form of its own: its weight is that of the same scheme, per
@@ -75,93 +70,164 @@ void WeightStore::put(const std::string& key, std::shared_ptr<const rrs::Prepare
   weights_[key] = std::move(weight);
 }
 
-Calibration calibrate(Engine* engine, const std::vector<TokenId>& tokens, std::size_t window,
-                      const std::function<void(std::size_t, std::size_t)>& progress) {
-  if (tokens.empty()) throw std::runtime_error("calibration: the text has no tokens");
-  Calibration c;
-  c.maxima.resize(engine->config().layers);
-  engine->observe([&](std::size_t layer, std::size_t linear, const float* x, std::int64_t rows,
-                      std::int64_t cols) {
-    const rrs::Status status = rrs::update_channel_maxima(
-        rrs::MatrixView<const float>(x, rows, cols), &c.maxima[layer][input_of(linear)]);
-    if (!status) fail("calibration, " + linear_name(layer, linear), status);
-  });
-  for (std::size_t at = 0; at < tokens.size(); at += window) {
-    const std::size_t end = (std::min)(at + window, tokens.size());
-    Sequence sequence = engine->start();
-    engine->forward(std::vector<TokenId>(tokens.begin() + static_cast<std::ptrdiff_t>(at),
-                                         tokens.begin() + static_cast<std::ptrdiff_t>(end)),
-                    &sequence);
-    c.tokens += end - at;
-    if (progress) progress(end, tokens.size());
-  }
-  engine->observe(nullptr);
-  return c;
-}
-
-std::vector<float> input_divisor(const ModelSource& model, const Method& method, std::size_t layer,
-                                 std::size_t input, const PrepareOptions& options) {
-  if (!method.needs_calibration()) return {};
+LinearMaker::LinearMaker(const ModelSource& model, const Method& method,
+                         const PrepareOptions& options, const ThreadPool& pool)
+    : model_(model), method_(method), options_(options), pool_(pool) {
+  if (!method.needs_calibration()) return;
   if (options.calibration == nullptr) {
     throw std::runtime_error("method " + method.name + " needs a calibration text");
   }
+  if (method.needs_hessians() && options.calibration->file == nullptr) {
+    throw std::runtime_error("method " + method.name + " needs a calibration with Hessians");
+  }
+  if (options.calibration->layers.size() != model.config().layers) {
+    throw std::runtime_error("calibration: has " +
+                             std::to_string(options.calibration->layers.size()) +
+                             " layers, the model " + std::to_string(model.config().layers));
+  }
+}
+
+LinearMaker::Tensor LinearMaker::read(const std::string& name) const {
+  const TensorInfo info = *model_.info(name);
+  Tensor t{model_.read(name), {}};
+  t.view = rrs::MatrixView<const float>(t.values.data(), static_cast<std::int64_t>(info.rows),
+                                        static_cast<std::int64_t>(info.columns));
+  return t;
+}
+
+std::vector<float> LinearMaker::make_divisor(std::size_t layer, std::size_t input) const {
   std::vector<float> weights;
   for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
     if (input_of(l) != input) continue;
     const std::string name = linear_name(layer, l);
-    const TensorInfo info = *model.info(name);
-    const std::vector<float> w = model.read(name);
-    const rrs::Status status = rrs::update_channel_maxima(
-        rrs::MatrixView<const float>(w.data(), static_cast<std::int64_t>(info.rows),
-                                     static_cast<std::int64_t>(info.columns)),
-        &weights);
+    const rrs::Status status = rrs::update_channel_maxima(read(name).view, &weights);
     if (!status) fail(name, status);
   }
   rrs::Result<std::vector<float>> scales = rrs::smoothquant_scales(
-      options.calibration->maxima[layer][input], weights, method.scheme.smoothquant_alpha);
+      options_.calibration->input(layer, input).maxima, weights, method_.scheme.smoothquant_alpha);
   if (!scales) fail(linear_name(layer, input), scales.status());
   return std::move(*scales);
 }
 
-std::unique_ptr<Linear> prepare_linear(const ModelSource& model, const Method& method,
-                                       std::size_t layer, std::size_t linear,
-                                       const std::vector<float>& divisor,
-                                       const PrepareOptions& options, const ThreadPool& pool) {
-  const LinearPlan plan = method.plan(layer, linear);
+InputChannels LinearMaker::make_channels(std::size_t layer, std::size_t linear,
+                                         const LinearPlan& plan) const {
+  InputChannels c;
+  const std::size_t input = input_of(linear);
+  if (method_.scheme.smoothquant_alpha > 0.0f) c.divisor = make_divisor(layer, input);
+  if (!plan.weight.zigzag) return c;
+  const std::string name = linear_name(layer, linear);
+  if (plan.scheme.rotation.kind != rrs::RotationKind::kBlock) {
+    throw std::runtime_error(name +
+                             ": zigzag deals channels to rotation blocks: it needs "
+                             "rotation block:N");
+  }
+  rrs::Result<std::vector<std::int32_t>> p = rrs::zigzag_permutation(
+      options_.calibration->input(layer, input).relative, plan.scheme.rotation.block);
+  if (!p) fail(name + ": zigzag", p.status());
+  c.permutation = std::move(*p);
+  return c;
+}
+
+const InputChannels& LinearMaker::channels(std::size_t layer, std::size_t linear) {
+  const LinearPlan plan = method_.plan(layer, linear);
+  const std::string key = std::to_string(layer) + "|" + std::to_string(input_of(linear)) + "|" +
+                          describe_weight(plan.scheme) + (plan.weight.zigzag ? "|zigzag" : "");
+  if (key != channels_key_) {
+    channels_ = make_channels(layer, linear, plan);
+    channels_key_ = key;
+  }
+  return channels_;
+}
+
+const rrs::HessianFactor& LinearMaker::factor(std::size_t layer, std::size_t linear) {
+  const LinearPlan plan = method_.plan(layer, linear);
+  const InputChannels& in = channels(layer, linear);
+  const std::string key = channels_key_ + describe(plan.weight);
+  if (key == factor_key_) return factor_;
+  const std::string name = linear_name(layer, linear);
+  std::vector<double> h = options_.calibration->hessian(layer, input_of(linear));
+  const auto k = static_cast<std::int64_t>(model_.info(name)->columns);
+  const rrs::Status status =
+      rrs::change_basis(packable(plan.scheme), in.view(), k, true, &h, pool_);
+  if (!status) fail(name, status);
+  rrs::HessianOptions options;
+  options.damping = plan.weight.damping;
+  options.act_order = plan.weight.act_order;
+  rrs::Result<rrs::HessianFactor> made = rrs::factor_hessian(h, k, options);
+  if (!made) fail(name, made.status());
+  factor_ = std::move(*made);
+  factor_key_ = key;
+  if (options_.note && factor_.damping > plan.weight.damping) {
+    options_.note(name + ": damping raised to " + std::to_string(factor_.damping));
+  }
+  return factor_;
+}
+
+// GPTQ: the weight in its basis, codes column by column, packed as they are.
+rrs::Result<rrs::PreparedWeight> LinearMaker::solve(std::size_t layer, std::size_t linear,
+                                                    const rrs::Scheme& scheme, const WeightPlan&) {
+  const Tensor w = read(linear_name(layer, linear));
+  rrs::WeightOptions options;
+  options.channels = channels(layer, linear).view();
+  std::vector<float> moved(w.values.size());
+  const rrs::MatrixView<float> in_basis(moved.data(), w.view.rows, w.view.cols);
+  if (rrs::Status s = rrs::transform_weight(w.view, scheme, in_basis, options, pool_); !s) return s;
+  const rrs::Result<rrs::GptqResult> solved =
+      rrs::gptq(in_basis, factor(layer, linear), scheme.weight, rrs::GptqOptions{}, pool_);
+  if (!solved) return solved.status();
+  const std::int64_t groups = rrs::group_count(w.view.cols, scheme.weight.group);
+  return rrs::weight_from_quantized(
+      rrs::MatrixView<const std::int8_t>(solved->codes.data(), w.view.rows, w.view.cols),
+      rrs::MatrixView<const rrs::f16>(solved->scales.data(), w.view.rows, groups), scheme,
+      rrs::channels_fingerprint(options.channels, w.view.cols));
+}
+
+std::shared_ptr<const rrs::PreparedWeight> LinearMaker::pack(std::size_t layer, std::size_t linear,
+                                                             const LinearPlan& plan) {
+  const std::string name = linear_name(layer, linear);
+  if (plan.kind == LinearKind::kNative) return native_weight(model_, name, plan.scheme);
+  const rrs::Scheme scheme = packable(plan.scheme);
+  if (plan.weight.solver != Solver::kRtn) {
+    return keep(name, solve(layer, linear, scheme, plan.weight));
+  }
+  const Tensor w = read(name);
+  rrs::WeightOptions options;
+  options.channels = channels(layer, linear).view();
+  return keep(name, rrs::prepare_weight(w.view, scheme, options, pool_));
+}
+
+std::unique_ptr<Linear> LinearMaker::make(std::size_t layer, std::size_t linear) {
+  const LinearPlan plan = method_.plan(layer, linear);
   const std::string name = linear_name(layer, linear);
   if (plan.kind == LinearKind::kFloat) {
-    const TensorInfo info = *model.info(name);
-    return make_float_linear(name, model.read(name), static_cast<std::int64_t>(info.rows),
-                             static_cast<std::int64_t>(info.columns));
+    Tensor w = read(name);
+    return make_float_linear(name, std::move(w.values), w.view.rows, w.view.cols);
   }
-  const std::string key = store_key(name, plan, divisor);
+  const bool native = plan.kind == LinearKind::kNative;
+  const InputChannels in = native ? InputChannels{} : channels(layer, linear);
+  const std::string key = store_key(name, plan, in);
   std::shared_ptr<const rrs::PreparedWeight> weight;
-  if (options.store != nullptr) weight = options.store->find(key);
+  if (options_.store != nullptr) weight = options_.store->find(key);
   if (weight == nullptr) {
-    weight = plan.kind == LinearKind::kNative
-                 ? native_weight(model, name, plan.scheme)
-                 : quantized_weight(model, name, packable(plan.scheme), divisor, pool);
-    if (options.store != nullptr) options.store->put(key, weight);
+    weight = pack(layer, linear, plan);
+    if (options_.store != nullptr) options_.store->put(key, weight);
   }
   if (plan.kind == LinearKind::kSimulatedRs) return make_simulated_rs_linear(name, *weight);
   const rrs::WeightView view = *weight;
   rrs::Scheme scheme = plan.scheme;
   scheme.weight = view.scheme.weight;  // of native weights: as the file has them
-  return make_rrs_linear(name, view, scheme, divisor, std::move(weight));
+  return make_rrs_linear(name, view, scheme, in, std::move(weight));
 }
 
 LinearStack prepare_linears(const ModelSource& model, const Method& method,
                             const PrepareOptions& options, const ThreadPool& pool) {
   const std::size_t layers = model.config().layers;
+  LinearMaker maker(model, method, options, pool);
   LinearStack stack;
   for (std::size_t layer = 0; layer < layers; ++layer) {
-    std::array<std::vector<float>, kInputsPerLayer> divisors;
-    for (std::size_t i = 0; i < kInputsPerLayer; ++i) {
-      divisors[i] = input_divisor(model, method, layer, i, options);
-    }
     LayerLinears linears;
     for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
-      linears[l] = prepare_linear(model, method, layer, l, divisors[input_of(l)], options, pool);
+      linears[l] = maker.make(layer, l);
       if (options.progress) {
         options.progress(layer * kLinearsPerLayer + l + 1, layers * kLinearsPerLayer);
       }

@@ -1,9 +1,9 @@
 #pragma once
-// The linears of a method, made from a model file: read, (divide), rotate, quantize, pack.
+// The linears of a method, made from a model file: read, (divide, permute), rotate, quantize, pack.
 //
-// From: ModelSource, Method, Calibration; to: Engine, and the writer of quantized files. One tensor
-// is in memory as f32 at a time. Methods whose weights agree (the activation side may differ) share
-// them through a WeightStore.
+// From: ModelSource, Method, Calibration (calibration.hpp); to: Engine, and the writer of quantized
+// files. One tensor is in memory as f32 at a time. Methods whose weights agree (the activation side
+// may differ) share them through a WeightStore.
 
 #include <array>
 #include <cstddef>
@@ -13,33 +13,14 @@
 #include <string>
 #include <vector>
 
+#include "calibration.hpp"
 #include "engine.hpp"
 #include "method.hpp"
 #include "model_source.hpp"
+#include "rrs/calibrate/hessian_factor.hpp"
 #include "rrs/pipeline/weight_view.hpp"
 
 namespace rrs_llm {
-
-// Inputs of a layer's linears: q, k, v share the first, gate and up the third.
-enum InputIndex { kInputQkv, kInputO, kInputGateUp, kInputDown };
-inline constexpr std::size_t kInputsPerLayer = 4;
-constexpr std::size_t input_of(std::size_t linear) noexcept {
-  return linear <= kV    ? kInputQkv
-         : linear == kO  ? kInputO
-         : linear <= kUp ? kInputGateUp
-                         : kInputDown;
-}
-
-// max |x| per input channel over the calibration tokens, of the float model.
-struct Calibration {
-  std::vector<std::array<std::vector<float>, kInputsPerLayer>> maxima;
-  std::size_t tokens = 0;
-};
-
-// Runs the float model over windows of the tokens. `engine` is the fp one; its observer is
-// replaced.
-Calibration calibrate(Engine* engine, const std::vector<TokenId>& tokens, std::size_t window,
-                      const std::function<void(std::size_t done, std::size_t all)>& progress);
 
 class WeightStore {
  public:
@@ -51,19 +32,52 @@ class WeightStore {
 };
 
 struct PrepareOptions {
-  const Calibration* calibration = nullptr;  // for SmoothQuant
+  const Calibration* calibration = nullptr;  // for methods that need one
   WeightStore* store = nullptr;
   std::function<void(std::size_t done, std::size_t all)> progress;
+  // For the writer of quantized files: where finished linears are kept, so that a killed run can go
+  // on; empty: nowhere. `resume`: take those that are there.
+  std::string unfinished;
+  bool resume = false;
+  // Damping that had to be raised, and what the solver reached.
+  std::function<void(const std::string& line)> note;
 };
 
-// SmoothQuant's divisors of one input of one layer; empty when the method has none.
-std::vector<float> input_divisor(const ModelSource& model, const Method& method, std::size_t layer,
-                                 std::size_t input, const PrepareOptions& options);
+// Makes linears one by one; what linears of one input share is made once while they come in order.
+class LinearMaker {
+ public:
+  // Throws when the method needs a calibration and options have none. All four must outlive it.
+  LinearMaker(const ModelSource& model, const Method& method, const PrepareOptions& options,
+              const ThreadPool& pool);
 
-std::unique_ptr<Linear> prepare_linear(const ModelSource& model, const Method& method,
-                                       std::size_t layer, std::size_t linear,
-                                       const std::vector<float>& divisor,
-                                       const PrepareOptions& options, const ThreadPool& pool);
+  std::unique_ptr<Linear> make(std::size_t layer, std::size_t linear);
+  // SmoothQuant's divisors and the zigzag permutation of a linear's input.
+  const InputChannels& channels(std::size_t layer, std::size_t linear);
+  // The Hessian of a linear's input in the basis in which its weight is quantized, factored.
+  const rrs::HessianFactor& factor(std::size_t layer, std::size_t linear);
+
+ private:
+  struct Tensor {
+    std::vector<float> values;
+    rrs::MatrixView<const float> view;
+  };
+  Tensor read(const std::string& name) const;
+  InputChannels make_channels(std::size_t layer, std::size_t linear, const LinearPlan& plan) const;
+  std::vector<float> make_divisor(std::size_t layer, std::size_t input) const;
+  std::shared_ptr<const rrs::PreparedWeight> pack(std::size_t layer, std::size_t linear,
+                                                  const LinearPlan& plan);
+  rrs::Result<rrs::PreparedWeight> solve(std::size_t layer, std::size_t linear,
+                                         const rrs::Scheme& scheme, const WeightPlan& how);
+
+  const ModelSource& model_;
+  const Method& method_;
+  const PrepareOptions& options_;
+  const ThreadPool& pool_;
+  std::string channels_key_;
+  InputChannels channels_;
+  std::string factor_key_;
+  rrs::HessianFactor factor_;
+};
 
 LinearStack prepare_linears(const ModelSource& model, const Method& method,
                             const PrepareOptions& options, const ThreadPool& pool);

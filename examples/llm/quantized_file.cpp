@@ -1,14 +1,17 @@
 #include "quantized_file.hpp"
 
 #include <cstdio>
+#include <cstring>
 #include <map>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 #include <vector>
 
 #include "../support/quoted_name.hpp"
 #include "../support/safetensors.hpp"
+#include "record_file.hpp"
 #include "rrs/core/hash.hpp"
 #include "rrs/pipeline/weight_file.hpp"
 
@@ -65,24 +68,90 @@ std::vector<TensorSpec> file_layout(const ModelSource& model, const Method& meth
                        {serialized_size(static_cast<std::int64_t>(info.rows),
                                         static_cast<std::int64_t>(info.columns),
                                         stored_scheme(plan), has_offsets(model, name, plan))}});
-      if (method.needs_calibration()) {
+      if (method.scheme.smoothquant_alpha > 0.0f) {
         specs.push_back({name + ".divisor", Dtype::kF32, {info.columns}});
+      }
+      if (plan.weight.zigzag) {
+        specs.push_back({name + ".permutation", Dtype::kI32, {info.columns}});
       }
     }
   }
   return specs;
 }
 
-void write_linear(const Linear& linear, const std::string& name, SafetensorsWriter* writer) {
+// What the file holds of one linear.
+struct LinearBytes {
+  std::vector<std::byte> weight;
+  InputChannels channels;
+};
+
+LinearBytes bytes_of(const Linear& linear, const std::string& name) {
   const rrs::WeightView& view = *linear.packed();
-  std::vector<std::byte> bytes(rrs::serialized_bytes(view));
-  const rrs::Status status = rrs::serialize_weight(view, bytes.data(), bytes.size());
+  LinearBytes b{std::vector<std::byte>(rrs::serialized_bytes(view)), *linear.channels()};
+  const rrs::Status status = rrs::serialize_weight(view, b.weight.data(), b.weight.size());
   if (!status) throw std::runtime_error(name + ": " + status.message());
-  writer->write(name + ".rrs", bytes.data(), bytes.size());
-  if (const std::vector<float>* divisor = linear.divisor(); divisor != nullptr) {
-    writer->write(name + ".divisor", divisor->data(), divisor->size() * sizeof(float));
+  return b;
+}
+
+void write_linear(const LinearBytes& b, const std::string& name, SafetensorsWriter* writer) {
+  writer->write(name + ".rrs", b.weight.data(), b.weight.size());
+  const std::vector<float>& divisor = b.channels.divisor;
+  if (!divisor.empty()) {
+    writer->write(name + ".divisor", divisor.data(), divisor.size() * sizeof(float));
+  }
+  const std::vector<std::int32_t>& permutation = b.channels.permutation;
+  if (!permutation.empty()) {
+    writer->write(name + ".permutation", permutation.data(),
+                  permutation.size() * sizeof(std::int32_t));
   }
 }
+
+// Finished linears beside a file that is not complete, one record each: a later run takes them.
+class UnfinishedLinears {
+ public:
+  UnfinishedLinears(std::string path, std::uint64_t identity, bool resume)
+      : log_(std::move(path), identity, resume) {}
+
+  std::optional<LinearBytes> next(const std::string& name) {
+    if (taken_ == log_.records().size()) return std::nullopt;
+    const std::string& record = log_.records()[taken_++];
+    LinearBytes b;
+    std::size_t at = 0;
+    const auto get = [&](auto* values) {
+      std::uint64_t count = 0;
+      std::memcpy(&count, record.data() + at, sizeof count);
+      values->resize(count);
+      std::memcpy(values->data(), record.data() + at + 8, count * sizeof(values->front()));
+      at += 8 + count * sizeof(values->front());
+    };
+    std::vector<char> text;
+    get(&text);
+    if (std::string(text.begin(), text.end()) != name) fail(log_.path(), "linears out of order");
+    get(&b.weight);
+    get(&b.channels.divisor);
+    get(&b.channels.permutation);
+    return b;
+  }
+
+  void append(const LinearBytes& b, const std::string& name) {
+    std::string record;
+    const auto put = [&](const auto& values) {
+      const std::uint64_t count = values.size();
+      record.append(reinterpret_cast<const char*>(&count), sizeof count);
+      record.append(reinterpret_cast<const char*>(values.data()), count * sizeof(values[0]));
+    };
+    put(name);
+    put(b.weight);
+    put(b.channels.divisor);
+    put(b.channels.permutation);
+    log_.append(record);
+    taken_ = log_.records().size();
+  }
+
+ private:
+  RecordFile log_;
+  std::size_t taken_ = 0;
+};
 
 void check_packable(const Method& method) {
   if (method.kind == LinearKind::kFloat || method.kind == LinearKind::kSimulatedRs) {
@@ -135,6 +204,32 @@ void check_identity(const Safetensors& file, const ModelSource& model) {
           ("made from another model than " + model.path()).c_str());
 }
 
+InputChannels read_channels(const Safetensors& file, const std::string& name, std::size_t columns) {
+  InputChannels c;
+  const auto check = [&](const Tensor& t, std::size_t count) {
+    if (count == columns) return;
+    fail(file.path(), "tensor " + quoted_name(t.name) + ": " + std::to_string(count) +
+                          " values, not " + std::to_string(columns));
+  };
+  if (const Tensor* t = file.find(name + ".divisor"); t != nullptr) {
+    c.divisor = rrs_examples::to_f32(*t);
+    check(*t, c.divisor.size());
+  }
+  if (const Tensor* t = file.find(name + ".permutation"); t != nullptr) {
+    if (t->dtype != Dtype::kI32) fail(file.path(), "tensor " + quoted_name(t->name) + ": not I32");
+    check(*t, t->count());
+    c.permutation.resize(columns);
+    std::memcpy(c.permutation.data(), t->data, t->size);
+    for (const std::int32_t i : c.permutation) {
+      if (i < 0 || static_cast<std::size_t>(i) >= columns) {
+        fail(file.path(), "tensor " + quoted_name(t->name) + ": index " + std::to_string(i) +
+                              " is not below " + std::to_string(columns));
+      }
+    }
+  }
+  return c;
+}
+
 std::unique_ptr<Linear> map_linear(const std::shared_ptr<const Safetensors>& file,
                                    const ModelSource& model, const std::string& name) {
   const Tensor& tensor = file->require(name + ".rrs");
@@ -152,21 +247,12 @@ std::unique_ptr<Linear> map_linear(const std::shared_ptr<const Safetensors>& fil
                            " x " + std::to_string(view->k) + ", the model's is " +
                            std::to_string(info.rows) + " x " + std::to_string(info.columns));
   }
-  std::vector<float> divisor;
-  if (const Tensor* t = file->find(name + ".divisor"); t != nullptr) {
-    divisor = rrs_examples::to_f32(*t);
-    if (divisor.size() != info.columns) {
-      fail(file->path(), "tensor " + quoted_name(t->name) + ": " + std::to_string(divisor.size()) +
-                             " values, not " + std::to_string(info.columns));
-    }
+  InputChannels channels = read_channels(*file, name, info.columns);
+  if (rrs::channels_fingerprint(channels.view(), view->k) != view->channels_fingerprint) {
+    fail(file->path(), "tensor " + quoted_name(name + ".divisor") +
+                           " or .permutation: is not the one the weight was made with");
   }
-  rrs::LayerChannels channels;
-  channels.divisor = divisor.empty() ? nullptr : divisor.data();
-  if (rrs::channels_fingerprint(channels, view->k) != view->channels_fingerprint) {
-    fail(file->path(),
-         "tensor " + quoted_name(name + ".divisor") + ": is not the one the weight was made with");
-  }
-  return make_rrs_linear(name, *view, view->scheme, std::move(divisor), file);
+  return make_rrs_linear(name, *view, view->scheme, std::move(channels), file);
 }
 
 }  // namespace
@@ -205,14 +291,27 @@ void write_quantized(const ModelSource& model, const Method& method, const Prepa
                                                     {"model", model_fingerprint(model)},
                                                     {"model_path", model.path()}};
   SafetensorsWriter writer(out, file_layout(model, method), metadata);
+  LinearMaker maker(model, method, options, pool);
+  std::unique_ptr<UnfinishedLinears> unfinished;
+  if (!options.unfinished.empty()) {
+    std::uint64_t identity = options.calibration == nullptr ? 0 : options.calibration->identity;
+    for (const auto& [key, value] : metadata) {
+      if (key != "model_path") identity = hash_text(key + "=" + value, identity);
+    }
+    unfinished = std::make_unique<UnfinishedLinears>(options.unfinished, identity, options.resume);
+  }
   const std::size_t layers = model.config().layers;
   for (std::size_t layer = 0; layer < layers; ++layer) {
     for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
       if (method.plan(layer, l).kind != LinearKind::kFloat) {
-        const std::vector<float> divisor =
-            input_divisor(model, method, layer, input_of(l), options);
-        const auto linear = prepare_linear(model, method, layer, l, divisor, options, pool);
-        write_linear(*linear, linear_name(layer, l), &writer);
+        const std::string name = linear_name(layer, l);
+        std::optional<LinearBytes> bytes;
+        if (unfinished != nullptr) bytes = unfinished->next(name);
+        if (!bytes) {
+          bytes = bytes_of(*maker.make(layer, l), name);
+          if (unfinished != nullptr) unfinished->append(*bytes, name);
+        }
+        write_linear(*bytes, name, &writer);
         model.release_pages();
       }
       if (options.progress) {

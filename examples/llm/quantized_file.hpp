@@ -3,6 +3,7 @@
 //
 //   NAME.rrs      U8   the bytes of rrs::serialize_weight, 64-byte aligned
 //   NAME.divisor  F32  SmoothQuant's divisors of the linear's input, where there are any
+//   NAME.permutation  I32  zigzag's, where there is one
 //   metadata      format, version, method, description, model fingerprint
 //
 // From: `quantize`; to: `perplexity` and `generate` with --weights. A safetensors file that appears
@@ -28,6 +29,7 @@ std::string model_fingerprint(const ModelSource& model);
 
 // `text`: the method as make_method takes it, with every setting in it. Throws for fp and for
 // simulated methods: they have no packed weights.
+// With options.unfinished, finished linears are also kept there until somebody removes it.
 void write_quantized(const ModelSource& model, const Method& method, const PrepareOptions& options,
                      const ThreadPool& pool, const std::string& out);
 

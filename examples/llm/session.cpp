@@ -12,9 +12,8 @@
 namespace rrs_llm {
 namespace {
 
-// Enough for channel maxima to settle; the papers use 128 short sequences.
-constexpr std::size_t kCalibrationTokens = 8192;
-constexpr std::size_t kCalibrationWindow = 1024;
+// Shipped: see examples/data/README.md.
+constexpr const char* kCalibrationText = RRS_LLM_DATA "/wiki.valid.txt";
 
 int thread_count(int asked) {
   if (asked != 0) return asked;
@@ -66,27 +65,40 @@ const LinearStack& Session::float_linears() {
   return float_linears_;
 }
 
-const Calibration& Session::calibration() {
-  if (calibration_) return *calibration_;
-  std::vector<TokenId> tokens =
-      options_.calibration.empty() ? spare_tokens_ : tokens_of_file(options_.calibration);
-  if (tokens.empty()) {
-    throw std::runtime_error("SmoothQuant needs a calibration text: --calibration FILE");
+std::vector<TokenId> Session::calibration_tokens() const {
+  if (!options_.calibration.empty()) return tokens_of_file(options_.calibration);
+  return spare_tokens_.empty() ? tokens_of_file(kCalibrationText) : spare_tokens_;
+}
+
+const Calibration& Session::calibration(const Method& method) {
+  const bool hessians = method.needs_hessians();
+  if (calibration_ && (!hessians || calibration_->file != nullptr)) return *calibration_;
+  const std::vector<TokenId> tokens = calibration_tokens();
+  CalibrationOptions options;
+  options.windows = options_.calibration_windows;
+  options.context = (std::min)(options.context, model_->config().context);
+  if (options_.calibration.empty() && !spare_tokens_.empty()) {
+    options.context = (std::min)(options.context, tokens.size());
   }
-  tokens.resize((std::min)(tokens.size(), kCalibrationTokens));
+  options.hessians = hessians;
+  options.file = options_.statistics;
+  options.resume = options_.resume;
+  calibration_starts(tokens, options);  // refuses bad texts before anything is read or written
   Engine engine(parts(), float_linears(), store_factory(make_method("fp", {}).kv(16)), *pool_);
-  Progress progress("calibrating", "tokens");
-  const std::size_t window = (std::min)(kCalibrationWindow, model_->config().context);
-  calibration_ = calibrate(&engine, tokens, window, [&](std::size_t done, std::size_t all) {
+  Progress progress("calibrating", "tokens x layers");
+  options.progress = [&](std::size_t done, std::size_t all) {
     progress.update(static_cast<double>(done), static_cast<double>(all));
-  });
+  };
+  const auto start = std::chrono::steady_clock::now();
+  calibration_ = calibrate(&engine, tokens, options);
+  calibration_seconds_ = seconds_since(start);
   return *calibration_;
 }
 
 Contestant Session::prepare(const Method& method, int kv_bits) {
   PrepareOptions options;
   options.store = &store_;
-  if (method.needs_calibration()) options.calibration = &calibration();
+  if (method.needs_calibration()) options.calibration = &calibration(method);
   const auto start = std::chrono::steady_clock::now();
   Progress progress("preparing " + method.name, "linears");
   options.progress = [&](std::size_t done, std::size_t all) {

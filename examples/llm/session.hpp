@@ -19,7 +19,11 @@ struct SessionOptions {
   std::string model;
   int threads = 0;  // 0: as many as the machine has
   int kv_bits = 16;
-  std::string calibration;  // text file for SmoothQuant; empty: the commands say what they do
+  std::string calibration;  // text file for methods that need one; empty: the one shipped
+  std::size_t calibration_windows = 16;
+  // Where calibration keeps the Hessians of finished layers; empty: an unnamed file.
+  std::string statistics;
+  bool resume = false;  // go on behind the layers that `statistics` holds
 };
 
 class Session {
@@ -37,9 +41,12 @@ class Session {
 
   // A file's bytes as tokens; BOS first when the model's metadata says so.
   std::vector<TokenId> tokens_of_file(const std::string& path) const;
-  // Tokens to calibrate on, if no calibration file was named.
+  double calibration_seconds() const noexcept { return calibration_seconds_; }  // of the last one
+  // Tokens to calibrate on instead of the shipped text, if no calibration file was named; shorter
+  // than a window of 1024, they are one window.
   void set_calibration_tokens(std::vector<TokenId> tokens) { spare_tokens_ = std::move(tokens); }
-  const Calibration& calibration();
+  // What `method` needs: with Hessians or without.
+  const Calibration& calibration(const Method& method);
 
  private:
   SessionOptions options_;
@@ -47,11 +54,13 @@ class Session {
   std::unique_ptr<ThreadPool> pool_;
   std::shared_ptr<const ModelParts> parts_;
   const LinearStack& float_linears();
+  std::vector<TokenId> calibration_tokens() const;
 
   WeightStore store_;
   LinearStack float_linears_;  // f32, read once: fp, calibration
   std::vector<TokenId> spare_tokens_;
   std::optional<Calibration> calibration_;
+  double calibration_seconds_ = 0.0;
 };
 
 StoreFactory store_factory(const rrs::KvScheme& scheme);

@@ -72,7 +72,11 @@ inline std::string write_tiny_gguf(const TinyModel& m, const TempFolder& folder)
 
 inline rrs_llm::Calibration tiny_calibration(const std::string& path, const TinyModel& m) {
   TinyEngine fp(path, "fp");
-  return rrs_llm::calibrate(fp.engine.get(), random_tokens(m, 40, 99), 20, nullptr);
+  rrs_llm::CalibrationOptions options;
+  options.windows = 2;
+  options.context = 20;
+  options.hessians = true;
+  return rrs_llm::calibrate(fp.engine.get(), random_tokens(m, 41, 99), options);
 }
 
 // NaN fails.

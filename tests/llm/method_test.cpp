@@ -69,9 +69,7 @@ TEST(Method, SuffixesReachTheirFields) {
 }
 
 TEST(Method, WhatIsNotImplementedIsRefusedByName) {
-  for (const auto& [text, what] : {std::pair{"rrs-gptq", "gptq"},
-                                   {"rrs-gptaq", "gptaq"},
-                                   {"rrs-zigzag", "zigzag"},
+  for (const auto& [text, what] : {std::pair{"rrs-gptaq", "gptaq"},
                                    {"rrs+aser", "aser"},
                                    {"rrs+qfem", "qfem"},
                                    {"rrs+qfep", "qfep"},

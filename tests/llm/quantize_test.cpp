@@ -52,7 +52,8 @@ TEST(Quantize, MappedFilesGiveTheSameBits) {
     const std::vector<TokenId> tokens = random_tokens(q.model, 30, 17);
     const Calibration calibration = tiny_calibration(q.path, q.model);
     for (const char* name : {"rrs", "rrs_w4a8", "rrs_w4a16", "quarot", "rrs_published",
-                             "smoothquant_w8a8", "rrs@sign-seed=7@a6"}) {
+                             "smoothquant_w8a8", "rrs@sign-seed=7@a6", "rrs-gptq",
+                             "rrs-gptq-zigzag-actorder", "quarot-gptq", "rrs-zigzag"}) {
       q.write(make_method(name, {}), &calibration);
       for (const int kv : {16, 4}) {
         EXPECT_EQ(mapped_logits(q.path, q.out, tokens, kv),
@@ -62,7 +63,7 @@ TEST(Quantize, MappedFilesGiveTheSameBits) {
       }
     }
   }
-  EXPECT_EQ(cases, 42);
+  EXPECT_EQ(cases, 66);
 }
 
 TEST(Quantize, OverridesTravelWithTheFile) {

@@ -1,0 +1,127 @@
+#include "calibration.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+#include <utility>
+
+#include "quantized_file.hpp"
+#include "rrs/core/hash.hpp"
+
+namespace rrs_llm {
+namespace {
+
+std::uint64_t identity_of(const Engine& engine, const std::vector<TokenId>& tokens,
+                          const std::vector<std::size_t>& starts,
+                          const CalibrationOptions& options) {
+  const std::string model = model_fingerprint(engine.parts().source);
+  std::uint64_t h = rrs::hash_bytes(model.data(), model.size(), 7);
+  h = rrs::hash_bytes(tokens.data(), tokens.size() * sizeof(TokenId), h);
+  h = rrs::hash_bytes(starts.data(), starts.size() * sizeof(std::size_t), h);
+  return rrs::hash_bytes(&options.context, sizeof options.context, h);
+}
+
+// The hidden states of all windows.
+struct Windows {
+  std::size_t count = 0;
+  std::size_t context = 0;
+  std::size_t hidden = 0;
+  std::vector<float> x;
+
+  float* window(std::size_t w) { return x.data() + w * context * hidden; }
+};
+
+Windows embed_windows(Engine* engine, const std::vector<TokenId>& tokens,
+                      const std::vector<std::size_t>& starts, std::size_t context) {
+  Windows w{starts.size(), context, engine->config().hidden, {}};
+  w.x.resize(w.count * context * w.hidden);
+  for (std::size_t i = 0; i < starts.size(); ++i) {
+    const auto first = tokens.begin() + static_cast<std::ptrdiff_t>(starts[i]);
+    engine->embed_tokens({first, first + static_cast<std::ptrdiff_t>(context)}, w.window(i));
+  }
+  return w;
+}
+
+}  // namespace
+
+std::vector<double> Calibration::hessian(std::size_t layer, std::size_t input) const {
+  if (file == nullptr) throw std::runtime_error("calibration: has no Hessians");
+  return file->hessian(layer, input);
+}
+
+std::vector<std::size_t> calibration_starts(const std::vector<TokenId>& tokens,
+                                            const CalibrationOptions& options) {
+  const std::size_t n = tokens.size();
+  if (n == 0) throw std::runtime_error("calibration: the text has no tokens");
+  if (options.windows == 0) throw std::runtime_error("calibration: windows must be at least 1");
+  if (options.context == 0 || n < options.context) {
+    throw std::runtime_error("calibration: the text's " + std::to_string(n) +
+                             " tokens do not fill one window of " +
+                             std::to_string(options.context));
+  }
+  const std::size_t step = (n - options.context) / options.windows;
+  std::vector<std::size_t> starts;
+  bool same = true;
+  for (std::size_t i = 0; i < (step == 0 ? 1 : options.windows); ++i) {
+    starts.push_back(i * step);
+    for (std::size_t t = 0; t < options.context; ++t) {
+      same = same && tokens[i * step + t] == tokens.front();
+    }
+  }
+  if (same && options.context > 1) {
+    throw std::runtime_error("calibration: the text is one token, " +
+                             std::to_string(tokens.front()) + ", over and over");
+  }
+  return starts;
+}
+
+Calibration calibrate(Engine* engine, const std::vector<TokenId>& tokens,
+                      const CalibrationOptions& options) {
+  const std::vector<std::size_t> starts = calibration_starts(tokens, options);
+  const std::size_t layers = engine->config().layers;
+  Calibration c;
+  c.tokens = starts.size() * options.context;
+  c.identity = identity_of(*engine, tokens, starts, options);
+  std::shared_ptr<StatisticsFile> file;
+  if (options.hessians) {
+    file = std::make_shared<StatisticsFile>(options.file, c.identity, options.resume);
+    c.file = file;
+  }
+  Windows windows = embed_windows(engine, tokens, starts, options.context);
+  std::size_t done = 0;
+  const auto rows = static_cast<std::int64_t>(options.context);
+  for (std::size_t layer = 0; layer < layers; ++layer) {
+    const bool finished = file != nullptr && layer < file->finished();
+    if (finished && file->finished() == layers) {  // nothing is left that needs the states
+      c.layers.push_back(file->read(layer));
+      continue;
+    }
+    LayerStatistics s;
+    engine->observe(
+        [&](std::size_t, std::size_t linear, const float* x, std::int64_t m, std::int64_t k) {
+          if (finished) return;
+          const rrs::Status status =
+              rrs::update_statistics(rrs::MatrixView<const float>(x, m, k), options.hessians,
+                                     &s[input_of(linear)], engine->pool());
+          if (!status) {
+            throw std::runtime_error("calibration, " + linear_name(layer, linear) + ": " +
+                                     status.message());
+          }
+        });
+    for (std::size_t w = 0; w < windows.count; ++w) {
+      engine->run_layer(layer, rows, windows.window(w));
+      done += options.context;
+      if (options.progress) options.progress(done, layers * c.tokens);
+    }
+    if (finished) {
+      c.layers.push_back(file->read(layer));
+      continue;
+    }
+    if (file != nullptr) file->append(s);
+    for (rrs::InputStatistics& input : s) std::vector<double>().swap(input.hessian);
+    c.layers.push_back(std::move(s));
+  }
+  engine->observe(nullptr);
+  return c;
+}
+
+}  // namespace rrs_llm

@@ -1,0 +1,101 @@
+#pragma once
+// Calibration: what the float model's linears see on a text, layer by layer.
+//
+// From: the fp engine and a token stream; to: SmoothQuant's divisors, zigzag, GPTQ, ASER, QFeM.
+// Windows of `context` tokens start at i * floor((tokens - context) / windows), as the GPTQ papers
+// cut them. All windows go through layer 0, then all through layer 1, ...: the hidden states of the
+// windows and the Hessians of one layer are in memory, those of finished layers are in a file, so
+// that a killed run goes on behind the last finished layer.
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine.hpp"
+#include "rrs/calibrate/statistics.hpp"
+
+namespace rrs_llm {
+
+// Inputs of a layer's linears: q, k, v share the first, gate and up the third.
+enum InputIndex { kInputQkv, kInputO, kInputGateUp, kInputDown };
+inline constexpr std::size_t kInputsPerLayer = 4;
+constexpr std::size_t input_of(std::size_t linear) noexcept {
+  return linear <= kV    ? kInputQkv
+         : linear == kO  ? kInputO
+         : linear <= kUp ? kInputGateUp
+                         : kInputDown;
+}
+
+using LayerStatistics = std::array<rrs::InputStatistics, kInputsPerLayer>;
+
+// Statistics of finished layers on disk; read back in any order.
+class StatisticsFile {
+ public:
+  // `path` empty: an unnamed file that nobody else sees. `identity`: of model, text and settings; a
+  // file with another one is refused when `resume`, overwritten otherwise.
+  StatisticsFile(std::string path, std::uint64_t identity, bool resume);
+  ~StatisticsFile();
+  StatisticsFile(const StatisticsFile&) = delete;
+  StatisticsFile& operator=(const StatisticsFile&) = delete;
+
+  std::size_t finished() const noexcept { return records_.size(); }
+  void append(const LayerStatistics& layer);
+  // Without the Hessians.
+  LayerStatistics read(std::size_t layer) const;
+  std::vector<double> hessian(std::size_t layer, std::size_t input) const;
+
+ private:
+  struct Record {
+    std::int64_t at = 0;
+    std::array<std::int64_t, kInputsPerLayer> channels{}, tokens{}, starts{};
+    std::array<std::int64_t, kInputsPerLayer> hessian_at{};
+    std::int64_t end = 0;
+  };
+  bool scan_record(std::int64_t at, Record* record) const;
+  void read_at(std::int64_t at, void* data, std::size_t size) const;
+  void write_at(std::int64_t at, const void* data, std::size_t size);
+  [[noreturn]] void fail(const std::string& problem) const;
+
+  std::string path_;
+  int file_ = -1;
+  std::vector<Record> records_;
+  std::int64_t end_ = 0;
+};
+
+struct CalibrationOptions {
+  std::size_t windows = 16;
+  std::size_t context = 1024;
+  bool hessians = false;  // for GPTQ and ASER
+  std::string file;       // where Hessians of finished layers go; empty: an unnamed file
+  bool resume = false;    // go on behind the layers that `file` holds
+  std::function<void(std::size_t done, std::size_t all)> progress;  // tokens times layers
+};
+
+struct Calibration {
+  std::vector<LayerStatistics> layers;  // without Hessians
+  std::size_t tokens = 0;
+  std::uint64_t identity = 0;                  // of model, text and settings
+  std::shared_ptr<const StatisticsFile> file;  // null without Hessians
+
+  const rrs::InputStatistics& input(std::size_t layer, std::size_t input) const {
+    return layers[layer][input];
+  }
+  // X^T X [K][K] in the model's own basis; throws when there are none.
+  std::vector<double> hessian(std::size_t layer, std::size_t input) const;
+};
+
+// The windows' first tokens. Throws for a text that is empty, shorter than a window, or the same
+// token throughout.
+std::vector<std::size_t> calibration_starts(const std::vector<TokenId>& tokens,
+                                            const CalibrationOptions& options);
+
+// `engine` is the fp one; its observer is replaced. With a prefix set, windows stand behind it and
+// the prefix itself does not count.
+Calibration calibrate(Engine* engine, const std::vector<TokenId>& tokens,
+                      const CalibrationOptions& options);
+
+}  // namespace rrs_llm

@@ -1,0 +1,253 @@
+// Calibration layer by layer: the same statistics as whole forward passes, for any number of
+// threads, resumed behind any layer; and `quantize` killed at any moment and resumed.
+
+#include <csignal>
+#include <filesystem>
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../../examples/llm/commands.hpp"
+#include "../../examples/llm/quantized_file.hpp"
+#include "engine_support.hpp"
+
+namespace {
+
+using namespace rrs_llm;
+using namespace rrs_llm_test;
+
+struct Calibrated {
+  TempFolder folder;
+  TinyModel model = tiny_model(Architecture::kLlama, true);
+  std::string path = write_tiny_gguf(model, folder);
+  std::vector<TokenId> tokens = random_tokens(model, 95, 5);
+
+  CalibrationOptions options() const {
+    CalibrationOptions o;
+    o.windows = 3;
+    o.context = 30;
+    o.hessians = true;
+    return o;
+  }
+  Calibration run(const CalibrationOptions& o, int threads = 1) const {
+    TinyEngine fp(path, "fp", 16, threads);
+    return calibrate(fp.engine.get(), tokens, o);
+  }
+};
+
+void expect_same(const Calibration& a, const Calibration& b) {
+  ASSERT_EQ(a.layers.size(), b.layers.size());
+  for (std::size_t l = 0; l < a.layers.size(); ++l) {
+    for (std::size_t i = 0; i < kInputsPerLayer; ++i) {
+      EXPECT_EQ(a.input(l, i).tokens, b.input(l, i).tokens);
+      EXPECT_EQ(a.input(l, i).maxima, b.input(l, i).maxima);
+      EXPECT_EQ(a.input(l, i).relative, b.input(l, i).relative);
+      EXPECT_EQ(a.input(l, i).token_maxima, b.input(l, i).token_maxima);
+      EXPECT_EQ(a.input(l, i).sequence_starts, b.input(l, i).sequence_starts);
+      EXPECT_EQ(a.hessian(l, i), b.hessian(l, i));
+    }
+  }
+}
+
+TEST(Calibration, IsWhatWholeForwardPassesShow) {
+  const Calibrated c;
+  const Calibration found = c.run(c.options());
+  EXPECT_EQ(calibration_starts(c.tokens, c.options()), (std::vector<std::size_t>{0, 21, 42}));
+  TinyEngine fp(c.path, "fp");
+  std::vector<LayerStatistics> expected(c.model.config.layers);
+  fp.engine->observe([&](std::size_t layer, std::size_t linear, const float* x, std::int64_t rows,
+                         std::int64_t cols) {
+    ASSERT_TRUE(rrs::update_statistics(rrs::MatrixView<const float>(x, rows, cols), true,
+                                       &expected[layer][input_of(linear)])
+                    .ok());
+  });
+  for (const std::ptrdiff_t start : {0, 21, 42}) {
+    Sequence sequence = fp.engine->start();
+    fp.engine->forward({c.tokens.begin() + start, c.tokens.begin() + start + 30}, &sequence);
+  }
+  int inputs = 0;
+  for (std::size_t l = 0; l < expected.size(); ++l) {
+    for (std::size_t i = 0; i < kInputsPerLayer; ++i, ++inputs) {
+      EXPECT_EQ(found.input(l, i).tokens, 90);
+      EXPECT_EQ(found.input(l, i).maxima, expected[l][i].maxima);
+      EXPECT_EQ(found.input(l, i).relative, expected[l][i].relative);
+      EXPECT_EQ(found.hessian(l, i), expected[l][i].hessian);
+      EXPECT_TRUE(found.input(l, i).hessian.empty());  // on disk
+    }
+  }
+  EXPECT_EQ(inputs, 8);
+}
+
+TEST(Calibration, DoesNotDependOnThreads) {
+  const Calibrated c;
+  expect_same(c.run(c.options()), c.run(c.options(), 3));
+}
+
+TEST(Calibration, ResumesBehindEveryFinishedLayer) {
+  const Calibrated c;
+  const Calibration whole = c.run(c.options());
+  int stops = 0;
+  for (std::size_t stop = 1; stop < 180; stop += 29) {
+    CalibrationOptions o = c.options();
+    o.file = c.folder.file("statistics");
+    o.progress = [&](std::size_t done, std::size_t) {
+      if (done >= stop) throw std::runtime_error("killed");
+    };
+    EXPECT_FALSE(accepts([&] { c.run(o); }));
+    o.progress = nullptr;
+    o.resume = true;
+    expect_same(whole, c.run(o));
+    expect_same(whole, c.run(o));  // of a complete file
+    ++stops;
+  }
+  EXPECT_EQ(stops, 7);
+  // A record cut short, or changed, is a layer that was not finished.
+  CalibrationOptions o = c.options();
+  o.file = c.folder.file("statistics");
+  o.resume = true;
+  const std::string bytes = read_all(o.file);
+  for (const std::size_t size : {bytes.size() - 1, bytes.size() / 2, std::size_t{20}}) {
+    c.folder.write("statistics", bytes.substr(0, size));
+    expect_same(whole, c.run(o));
+  }
+  std::string changed = bytes;
+  changed[bytes.size() / 4] ^= 1;
+  c.folder.write("statistics", changed);
+  expect_same(whole, c.run(o));
+  o.windows = 2;  // another calibration
+  expect_in(refusal([&] { c.run(o); }), {"statistics", "another model, text or settings"});
+  o.resume = false;
+  EXPECT_EQ(c.run(o).tokens, 60u);
+}
+
+TEST(Calibration, BadTextsAreRefusedByName) {
+  const Calibrated c;
+  CalibrationOptions o = c.options();
+  expect_in(refusal([&] { calibration_starts({}, o); }), {"no tokens"});
+  expect_in(refusal([&] { calibration_starts(std::vector<TokenId>(29, 1), o); }), {"29", "30"});
+  expect_in(refusal([&] { calibration_starts(std::vector<TokenId>(90, 7), o); }), {"one token, 7"});
+  o.windows = 0;
+  expect_in(refusal([&] { calibration_starts(c.tokens, o); }), {"windows"});
+  o = c.options();
+  EXPECT_EQ(calibration_starts({c.tokens.begin(), c.tokens.begin() + 31}, o).size(), 1u);
+}
+
+TEST(Calibration, MethodsThatNeedOneSayWhat) {
+  const Calibrated c;
+  const auto model = open_model(c.path);
+  const ThreadPool pool(1);
+  PrepareOptions options;
+  expect_in(refusal([&] { prepare_linears(*model, make_method("rrs-gptq", {}), options, pool); }),
+            {"rrs-gptq", "calibration"});
+  CalibrationOptions o = c.options();
+  o.hessians = false;
+  const Calibration without = c.run(o);
+  options.calibration = &without;
+  expect_in(refusal([&] { prepare_linears(*model, make_method("rrs-gptq", {}), options, pool); }),
+            {"Hessians"});
+  expect_in(
+      refusal([&] { prepare_linears(*model, make_method("quarot-zigzag", {}), options, pool); }),
+      {"blk.0.attn_q", "zigzag", "block"});
+}
+
+// A text for the program, and its command line.
+struct Program {
+  Calibrated c;
+  std::string out = c.folder.file("out.safetensors");
+  std::string text;
+
+  Program() {
+    std::string words;
+    for (int i = 0; i < 900; ++i) words += " the hello " + std::to_string(i * 7919 % 1000);
+    text = c.folder.write("text.txt", words);
+  }
+  int quantize(const std::string& calibration, bool resume) const {
+    std::vector<const char*> a{"rrs-llm",
+                               "quantize",
+                               "--model",
+                               c.path.c_str(),
+                               "--method",
+                               "rrs-gptq-zigzag",
+                               "--threads",
+                               "1",
+                               "--calibration-windows",
+                               "3",
+                               "--calibration",
+                               calibration.c_str(),
+                               "--out",
+                               out.c_str()};
+    if (resume) a.push_back("--resume");
+    return run_program(static_cast<int>(a.size()), a.data());
+  }
+};
+
+TEST(Calibration, AKilledQuantizeResumesToTheSameBytes) {
+  const Program p;
+  ASSERT_EQ(p.quantize(p.text, false), 0);
+  const std::string expected = read_all(p.out);
+  const std::vector<std::string> files = p.c.folder.list();
+  int killed = 0;
+  for (int i = 0; i < 6; ++i) {
+    std::filesystem::remove(p.out);
+    const pid_t child = ::fork();
+    if (child == 0) ::_exit(p.quantize(p.text, false));
+    ASSERT_GT(child, 0);
+    ::usleep(static_cast<useconds_t>(3000 + i * 17000));
+    ::kill(child, SIGKILL);
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    killed += WIFSIGNALED(status) ? 1 : 0;
+    ASSERT_EQ(p.quantize(p.text, true), 0);
+    EXPECT_EQ(read_all(p.out), expected);
+    EXPECT_EQ(p.c.folder.list(), files);  // nothing is left beside it
+  }
+  std::printf("%d of 6 runs were killed before they ended\n", killed);
+}
+
+TEST(Calibration, FinishedLinearsAreTakenFromTheirFile) {
+  const Program p;
+  const auto model = open_model(p.c.path);
+  const ThreadPool pool(1);
+  const Calibration calibration = p.c.run(p.c.options());
+  const Method method = make_method("rrs-gptq", {});
+  PrepareOptions options;
+  options.calibration = &calibration;
+  write_quantized(*model, method, options, pool, p.out);
+  const std::string expected = read_all(p.out);
+  options.unfinished = p.c.folder.file("linears");
+  for (const std::size_t stop : {1u, 6u, 13u}) {
+    options.resume = false;
+    options.progress = [&](std::size_t done, std::size_t) {
+      if (done == stop) throw std::runtime_error("killed");
+    };
+    EXPECT_FALSE(accepts([&] { write_quantized(*model, method, options, pool, p.out); }));
+    options.progress = nullptr;
+    options.resume = true;
+    write_quantized(*model, method, options, pool, p.out);
+    EXPECT_EQ(read_all(p.out), expected);
+    std::filesystem::resize_file(options.unfinished,
+                                 std::filesystem::file_size(options.unfinished) - 1);
+    write_quantized(*model, method, options, pool, p.out);
+    EXPECT_EQ(read_all(p.out), expected);
+  }
+  expect_in(refusal([&] {
+              write_quantized(*model, make_method("rrs-gptq", {{"", "clip", "0.9"}}), options, pool,
+                              p.out);
+            }),
+            {"linears", "another model, method or calibration"});
+}
+
+TEST(Calibration, BadDataLeavesNothing) {
+  const Program p;
+  const std::vector<std::string> files = p.c.folder.list();
+  std::string same;
+  for (int i = 0; i < 5000; ++i) same += "z";
+  for (const std::string& content : {std::string(), std::string(" the"), same}) {
+    const std::string bad = p.c.folder.write("bad.txt", content);
+    EXPECT_NE(p.quantize(bad, false), 0);
+    std::filesystem::remove(bad);
+    EXPECT_EQ(p.c.folder.list(), files);
+  }
+}
+
+}  // namespace
