@@ -88,8 +88,14 @@ RRS_FORCE_INLINE double log_sum_exp(const float* x, std::int64_t n) noexcept {
   const float most = max_row(x, n);
   double lanes[kLanes] = {};
   std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-    for (int j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(exp_value(x[i + j] - most));
+  while (i + kLanes <= n) {
+    // 32 values per lane in float, then on in double: terms are at most 1.
+    float part[kLanes] = {};
+    const std::int64_t end = i + kLanes * 32 < n ? i + kLanes * 32 : n;
+    for (; i + kLanes <= end; i += kLanes) {
+      for (int j = 0; j < kLanes; ++j) part[j] += exp_value(x[i + j] - most);
+    }
+    for (int j = 0; j < kLanes; ++j) lanes[j] += static_cast<double>(part[j]);
   }
   double sum = 0.0;
   for (const double lane : lanes) sum += lane;

@@ -76,7 +76,7 @@ class WindowScorer {
         const float* other = reference.logits.data() + (first + r) * stride_;
         tally->divergences[base + at] = static_cast<float>(
             float_kernels().divergence(other, reference.log_sums[at], row, log_sum, vocab_));
-        agrees[at] = best_of(row, vocab_) == reference.best[at];
+        agrees[at] = row[reference.best[at]] >= float_kernels().max_row(row, vocab_);
         return log_sum - static_cast<double>(row[window[at + 1]]);
       });
     });
