@@ -22,6 +22,8 @@ int run_program(int argc, const char* const* argv) {
   define_quantize(app.add_subcommand("quantize", "prepare the weights once, into a file"),
                   &options);
   define_inspect(app.add_subcommand("inspect", "tensors, scheme fit, outliers"), &options);
+  define_curve(app.add_subcommand("curve", "perplexity over bits per weight, as a picture"),
+               &options);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -55,5 +55,6 @@ void define_perplexity(CLI::App* app, Options* o);
 void define_generate(CLI::App* app, Options* o);
 void define_quantize(CLI::App* app, Options* o);
 void define_inspect(CLI::App* app, Options* o);
+void define_curve(CLI::App* app, Options* o);
 
 }  // namespace rrs_llm

@@ -1,0 +1,45 @@
+// rrs-llm curve: records of `perplexity --json` as a picture.
+#include <fstream>
+#include <iterator>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <CLI/CLI.hpp>
+
+#include "curve.hpp"
+#include "options.hpp"
+
+namespace rrs_llm {
+namespace {
+
+struct CurveOptions {
+  std::vector<std::string> files;
+  std::string title = "Perplexity over bits per weight";
+};
+
+void run_curve(const CurveOptions& c, const Options& o) {
+  std::vector<CurvePoint> points;
+  for (const std::string& path : c.files) {
+    std::ifstream file(path, std::ios::binary);
+    if (!file) throw std::runtime_error(path + ": cannot be read");
+    const std::string json{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
+    for (CurvePoint& p : read_points(json, path)) points.push_back(std::move(p));
+  }
+  const std::vector<CurvePoint> curve = make_curve(std::move(points));
+  print(curve_table(curve));
+  if (!o.out.empty()) write_file(o.out, curve_svg(curve, c.title));
+}
+
+}  // namespace
+
+void define_curve(CLI::App* app, Options* o) {
+  auto own = std::make_shared<CurveOptions>();
+  app->add_option("records", own->files, "files of perplexity --json")->required();
+  app->add_option("--out", o->out, "the picture, an SVG file");
+  app->add_option("--title", own->title, "of the picture")->capture_default_str();
+  app->callback([own, o] { run_curve(*own, *o); });
+}
+
+}  // namespace rrs_llm
