@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "quantized_file.hpp"
+#include "rrs/calibrate/statistics.hpp"
 #include "rrs/core/hash.hpp"
 
 namespace rrs_llm {
@@ -80,6 +81,10 @@ Calibration calibrate(Engine* engine, const std::vector<TokenId>& tokens,
   const std::size_t layers = engine->config().layers;
   Calibration c;
   c.tokens = starts.size() * options.context;
+  for (const std::size_t start : starts) {
+    const auto first = tokens.begin() + static_cast<std::ptrdiff_t>(start);
+    c.windows.emplace_back(first, first + static_cast<std::ptrdiff_t>(options.context));
+  }
   c.identity = identity_of(*engine, tokens, starts, options);
   std::shared_ptr<StatisticsFile> file;
   if (options.hessians) {

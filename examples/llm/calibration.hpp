@@ -16,7 +16,7 @@
 #include <vector>
 
 #include "engine.hpp"
-#include "rrs/calibrate/statistics.hpp"
+#include "rrs/calibrate/input_statistics.hpp"
 
 namespace rrs_llm {
 
@@ -78,6 +78,7 @@ struct CalibrationOptions {
 struct Calibration {
   std::vector<LayerStatistics> layers;  // without Hessians
   std::size_t tokens = 0;
+  std::vector<std::vector<TokenId>> windows;   // for GPTAQ
   std::uint64_t identity = 0;                  // of model, text and settings
   std::shared_ptr<const StatisticsFile> file;  // null without Hessians
 

@@ -28,11 +28,12 @@ void quantize(const Options& o, const Method& method, const SideFiles& side) {
   PrepareOptions options;
   if (method.needs_hessians()) {
     open.statistics = side.statistics;
-    options.unfinished = side.linears;
+    // GPTAQ's linears depend on those before them, so they are all made again.
+    if (!method.needs_stream()) options.unfinished = side.linears;
   }
   open.resume = options.resume = o.resume;
   Session session(open);
-  if (method.needs_calibration()) options.calibration = &session.calibration(method);
+  session.give_calibration(method, &options);
   Progress progress("quantizing " + method.name, "linears");
   options.progress = [&](std::size_t done, std::size_t all) {
     progress.update(static_cast<double>(done), static_cast<double>(all));

@@ -298,6 +298,12 @@ bool Method::needs_hessians() const noexcept {
   return needs;
 }
 
+bool Method::needs_stream() const noexcept {
+  bool needs = weight.solver == Solver::kGptaq;
+  for (const Setting& s : settings) needs = needs || (s.key == "solver" && s.value == "gptaq");
+  return needs;
+}
+
 bool Method::needs_calibration() const noexcept {
   bool needs = scheme.smoothquant_alpha > 0.0f || weight.zigzag || needs_hessians();
   for (const Setting& s : settings) needs = needs || s.key == "zigzag";

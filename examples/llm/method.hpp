@@ -101,6 +101,7 @@ struct Method {
   rrs::KvScheme kv(int bits) const;
   bool needs_calibration() const noexcept;
   bool needs_hessians() const noexcept;  // GPTQ, ASER: somewhere
+  bool needs_stream() const noexcept;    // GPTAQ: somewhere
 };
 
 // `text`: a name, then settings of its own: "rrs", "rrs-gptq@sign-seed=1", "rrs@a8@clip=0.95".

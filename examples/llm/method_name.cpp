@@ -126,7 +126,6 @@ void make_preset(const std::string& asked, Method* m) {
 }  // namespace
 
 void refuse_unavailable(const std::string& method, const WeightPlan& weight) {
-  if (weight.solver == Solver::kGptaq) unavailable(method, "gptaq");
   if (weight.aser.on()) unavailable(method, "aser");
 }
 

@@ -87,6 +87,8 @@ LinearMaker::LinearMaker(const ModelSource& model, const Method& method,
   }
 }
 
+LinearMaker::~LinearMaker() = default;
+
 LinearMaker::Tensor LinearMaker::read(const std::string& name) const {
   const TensorInfo info = *model_.info(name);
   Tensor t{model_.read(name), {}};
@@ -143,9 +145,15 @@ const rrs::HessianFactor& LinearMaker::factor(std::size_t layer, std::size_t lin
   const LinearPlan plan = method_.plan(layer, linear);
   const InputChannels& in = channels(layer, linear);
   const std::string key = channels_key_ + describe(plan.weight);
-  if (key == factor_key_) return factor_;
+  if (key == factor_key_) return *factor_;
   const std::string name = linear_name(layer, linear);
-  std::vector<double> h = options_.calibration->hessian(layer, input_of(linear));
+  const bool gptaq = plan.weight.solver == Solver::kGptaq;
+  std::vector<double> h;
+  if (gptaq) {
+    use_stream(layer, linear, &h);
+  } else {
+    h = options_.calibration->hessian(layer, input_of(linear));
+  }
   const auto k = static_cast<std::int64_t>(model_.info(name)->columns);
   const rrs::Status status =
       rrs::change_basis(packable(plan.scheme), in.view(), k, true, &h, pool_);
@@ -155,25 +163,65 @@ const rrs::HessianFactor& LinearMaker::factor(std::size_t layer, std::size_t lin
   options.act_order = plan.weight.act_order;
   rrs::Result<rrs::HessianFactor> made = rrs::factor_hessian(h, k, options);
   if (!made) fail(name, made.status());
-  factor_ = std::move(*made);
+  factor_ = std::make_unique<rrs::HessianFactor>(std::move(*made));
   factor_key_ = key;
-  if (options_.note && factor_.damping > plan.weight.damping) {
-    options_.note(name + ": damping raised to " + std::to_string(factor_.damping));
+  correction_.clear();
+  if (gptaq) {
+    if (const rrs::Status s =
+            rrs::change_basis(packable(plan.scheme), in.view(), k, false, &difference_, pool_);
+        !s) {
+      fail(name, s);
+    }
+    rrs::Result<std::vector<double>> p =
+        rrs::gptaq_correction(difference_, *factor_, rrs::kGptaqAlpha, pool_);
+    if (!p) fail(name, p.status());
+    correction_ = std::move(*p);
   }
-  return factor_;
+  if (options_.note && factor_->damping > plan.weight.damping) {
+    options_.note(name + ": damping raised to " + std::to_string(factor_->damping));
+  }
+  return *factor_;
+}
+
+// H of the quantized stream; D is left in difference_.
+void LinearMaker::use_stream(std::size_t layer, std::size_t linear, std::vector<double>* hessian) {
+  if (stream_ == nullptr) {
+    if (!options_.engine) throw std::runtime_error("method " + method_.name + " needs an engine");
+    stream_ = std::make_unique<QuantizedStream>(options_.engine, options_.float_linears,
+                                                options_.calibration->windows);
+  }
+  StreamStatistics s = stream_->statistics(layer, input_of(linear));
+  *hessian = std::move(s.hessian);
+  difference_ = std::move(s.difference);
+}
+
+// What was made is what later inputs come from.
+void LinearMaker::tell_stream(std::size_t layer, std::size_t linear, const LinearPlan& plan,
+                              const std::shared_ptr<const rrs::PreparedWeight>& weight) {
+  if (stream_ == nullptr) return;
+  const std::string name = linear_name(layer, linear);
+  if (plan.kind == LinearKind::kSimulatedRs) {
+    return stream_->set_linear(layer, linear, make_simulated_rs_linear(name, *weight));
+  }
+  stream_->set_linear(layer, linear,
+                      make_rrs_linear(name, *weight, plan.scheme, channels(layer, linear), weight));
 }
 
 // GPTQ: the weight in its basis, codes column by column, packed as they are.
 rrs::Result<rrs::PreparedWeight> LinearMaker::solve(std::size_t layer, std::size_t linear,
-                                                    const rrs::Scheme& scheme, const WeightPlan&) {
+                                                    const rrs::Scheme& scheme,
+                                                    const WeightPlan& how) {
   const Tensor w = read(linear_name(layer, linear));
   rrs::WeightOptions options;
   options.channels = channels(layer, linear).view();
   std::vector<float> moved(w.values.size());
   const rrs::MatrixView<float> in_basis(moved.data(), w.view.rows, w.view.cols);
   if (rrs::Status s = rrs::transform_weight(w.view, scheme, in_basis, options, pool_); !s) return s;
+  const rrs::HessianFactor& found = factor(layer, linear);
+  rrs::GptqOptions gptq;
+  if (how.solver == Solver::kGptaq) gptq.correction = &correction_;
   const rrs::Result<rrs::GptqResult> solved =
-      rrs::gptq(in_basis, factor(layer, linear), scheme.weight, rrs::GptqOptions{}, pool_);
+      rrs::gptq(in_basis, found, scheme.weight, gptq, pool_);
   if (!solved) return solved.status();
   const std::int64_t groups = rrs::group_count(w.view.cols, scheme.weight.group);
   return rrs::weight_from_quantized(
@@ -212,6 +260,7 @@ std::unique_ptr<Linear> LinearMaker::make(std::size_t layer, std::size_t linear)
     weight = pack(layer, linear, plan);
     if (options_.store != nullptr) options_.store->put(key, weight);
   }
+  tell_stream(layer, linear, plan, weight);
   if (plan.kind == LinearKind::kSimulatedRs) return make_simulated_rs_linear(name, *weight);
   const rrs::WeightView view = *weight;
   rrs::Scheme scheme = plan.scheme;

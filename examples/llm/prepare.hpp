@@ -17,8 +17,13 @@
 #include "engine.hpp"
 #include "method.hpp"
 #include "model_source.hpp"
-#include "rrs/calibrate/hessian_factor.hpp"
+#include "quantized_stream.hpp"
+#include "rrs/core/view.hpp"
 #include "rrs/pipeline/weight_view.hpp"
+
+RRS_TYPES_BEGIN
+struct HessianFactor;  // rrs/calibrate/hessian_factor.hpp, which needs Eigen
+RRS_TYPES_END
 
 namespace rrs_llm {
 
@@ -33,6 +38,8 @@ class WeightStore {
 
 struct PrepareOptions {
   const Calibration* calibration = nullptr;  // for methods that need one
+  EngineFactory engine;                      // for GPTAQ, which runs the layers as it goes
+  LinearStack float_linears;                 // for GPTAQ
   WeightStore* store = nullptr;
   std::function<void(std::size_t done, std::size_t all)> progress;
   // For the writer of quantized files: where finished linears are kept, so that a killed run can go
@@ -49,6 +56,7 @@ class LinearMaker {
   // Throws when the method needs a calibration and options have none. All four must outlive it.
   LinearMaker(const ModelSource& model, const Method& method, const PrepareOptions& options,
               const ThreadPool& pool);
+  ~LinearMaker();
 
   std::unique_ptr<Linear> make(std::size_t layer, std::size_t linear);
   // SmoothQuant's divisors and the zigzag permutation of a linear's input.
@@ -68,6 +76,9 @@ class LinearMaker {
                                                   const LinearPlan& plan);
   rrs::Result<rrs::PreparedWeight> solve(std::size_t layer, std::size_t linear,
                                          const rrs::Scheme& scheme, const WeightPlan& how);
+  void use_stream(std::size_t layer, std::size_t linear, std::vector<double>* hessian);
+  void tell_stream(std::size_t layer, std::size_t linear, const LinearPlan& plan,
+                   const std::shared_ptr<const rrs::PreparedWeight>& weight);
 
   const ModelSource& model_;
   const Method& method_;
@@ -76,7 +87,10 @@ class LinearMaker {
   std::string channels_key_;
   InputChannels channels_;
   std::string factor_key_;
-  rrs::HessianFactor factor_;
+  std::unique_ptr<rrs::HessianFactor> factor_;
+  std::vector<double> correction_;           // GPTAQ's, beside the factor
+  std::unique_ptr<QuantizedStream> stream_;  // GPTAQ's
+  std::vector<double> difference_;
 };
 
 LinearStack prepare_linears(const ModelSource& model, const Method& method,

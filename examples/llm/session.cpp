@@ -95,10 +95,21 @@ const Calibration& Session::calibration(const Method& method) {
   return *calibration_;
 }
 
+void Session::give_calibration(const Method& method, PrepareOptions* options) {
+  if (!method.needs_calibration()) return;
+  options->calibration = &calibration(method);
+  if (!method.needs_stream()) return;
+  options->float_linears = float_linears();
+  options->engine = [this](LinearStack linears) {
+    return std::make_unique<Engine>(parts(), std::move(linears),
+                                    store_factory(make_method("fp", {}).kv(16)), *pool_);
+  };
+}
+
 Contestant Session::prepare(const Method& method, int kv_bits) {
   PrepareOptions options;
   options.store = &store_;
-  if (method.needs_calibration()) options.calibration = &calibration(method);
+  give_calibration(method, &options);
   const auto start = std::chrono::steady_clock::now();
   Progress progress("preparing " + method.name, "linears");
   options.progress = [&](std::size_t done, std::size_t all) {

@@ -47,6 +47,9 @@ class Session {
   void set_calibration_tokens(std::vector<TokenId> tokens) { spare_tokens_ = std::move(tokens); }
   // What `method` needs: with Hessians or without.
   const Calibration& calibration(const Method& method);
+  // Everything that preparing `method` needs to know about the calibration text; nothing for
+  // others.
+  void give_calibration(const Method& method, PrepareOptions* options);
 
  private:
   SessionOptions options_;

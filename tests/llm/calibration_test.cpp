@@ -10,6 +10,7 @@
 #include "../../examples/llm/commands.hpp"
 #include "../../examples/llm/quantized_file.hpp"
 #include "engine_support.hpp"
+#include "rrs/calibrate/statistics.hpp"
 
 namespace {
 
@@ -148,6 +149,81 @@ TEST(Calibration, MethodsThatNeedOneSayWhat) {
   expect_in(
       refusal([&] { prepare_linears(*model, make_method("quarot-zigzag", {}), options, pool); }),
       {"blk.0.attn_q", "zigzag", "block"});
+}
+
+TEST(Gptaq, StreamIsItsDefinition) {
+  const Calibrated c;
+  const Calibration calibration = c.run(c.options());
+  const auto model = open_model(c.path);
+  const ThreadPool pool(2);
+  const auto parts = std::make_shared<const ModelParts>(*model);
+  const LinearStack linears = prepare_linears(*model, make_method("fp", {}), {}, pool);
+  const EngineFactory factory = [&](LinearStack with) {
+    return std::make_unique<Engine>(parts, std::move(with),
+                                    store_factory(make_method("fp", {}).kv(16)), pool);
+  };
+  QuantizedStream stream(factory, linears, calibration.windows);
+  for (std::size_t i = 0; i < kInputsPerLayer; ++i) {  // nothing is quantized yet
+    const StreamStatistics s = stream.statistics(0, i);
+    EXPECT_EQ(s.hessian, calibration.hessian(0, i));
+    for (const double d : s.difference) ASSERT_EQ(d, 0.0);
+  }
+  LinearStack mixed = linears;
+  const LinearStack rtn = prepare_linears(*model, make_method("rtn", {}), {}, pool);
+  for (const std::size_t l : {kQ, kUp}) {
+    mixed[0][l] = rtn[0][l];
+    stream.set_linear(0, l, rtn[0][l]);
+  }
+  const StreamStatistics found = stream.statistics(1, kInputDown);
+  std::vector<std::vector<float>> inputs[2];
+  for (const bool quantized : {false, true}) {
+    const auto engine = factory(quantized ? mixed : linears);
+    engine->observe([&](std::size_t layer, std::size_t linear, const float* x, std::int64_t rows,
+                        std::int64_t cols) {
+      if (layer == 1 && linear == kDown) inputs[quantized ? 1 : 0].emplace_back(x, x + rows * cols);
+    });
+    for (const std::vector<TokenId>& w : calibration.windows) {
+      Sequence sequence = engine->start();
+      engine->forward(w, &sequence);
+    }
+  }
+  const std::size_t k = c.model.config.ffn;
+  double scale = 0.0;
+  for (const double d : found.difference) scale = (std::max)(scale, std::fabs(d));
+  EXPECT_GT(scale, 0.0);
+  for (std::size_t i = 0; i < k; ++i) {
+    for (std::size_t j = 0; j < k; ++j) {
+      double expected = 0.0;
+      for (std::size_t w = 0; w < calibration.windows.size(); ++w) {
+        const std::vector<float>&fp = inputs[0][w], &q = inputs[1][w];
+        for (std::size_t t = 0; t < fp.size() / k; ++t) {
+          expected += (static_cast<double>(fp[t * k + i]) - static_cast<double>(q[t * k + i])) *
+                      static_cast<double>(q[t * k + j]);
+        }
+      }
+      ASSERT_NEAR(found.difference[i * k + j], expected, 1e-4 * scale);
+    }
+  }
+}
+
+TEST(Gptaq, RunsThroughTheSessionForAnyNumberOfThreads) {
+  const Calibrated c;
+  std::vector<std::vector<std::vector<float>>> logits;
+  for (const char* name : {"rrs-gptaq", "rrs-gptaq", "rrs-gptq"}) {
+    SessionOptions o;
+    o.model = c.path;
+    o.threads = logits.empty() ? 1 : 2;
+    o.calibration_windows = 3;
+    Session session(o);
+    session.set_calibration_tokens(c.tokens);
+    Contestant contestant = session.prepare(make_method(name, {}));
+    Sequence sequence = contestant.engine->start();
+    const float* hidden = contestant.engine->forward(c.tokens, &sequence);
+    logits.emplace_back();
+    logits.back().emplace_back(hidden, hidden + c.tokens.size() * c.model.config.hidden);
+  }
+  EXPECT_EQ(logits[0], logits[1]);  // whatever the number of threads
+  EXPECT_NE(logits[0], logits[2]);
 }
 
 // A text for the program, and its command line.

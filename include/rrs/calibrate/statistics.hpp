@@ -27,6 +27,7 @@
 
 #include <Eigen/Core>
 
+#include "rrs/calibrate/input_statistics.hpp"
 #include "rrs/core/config.hpp"
 #include "rrs/core/executor.hpp"
 #include "rrs/core/status.hpp"
@@ -34,16 +35,6 @@
 #include "rrs/core/view.hpp"
 
 RRS_TYPES_BEGIN
-
-struct InputStatistics {
-  std::int64_t tokens = 0;
-  std::vector<float> maxima;                  // [K]
-  std::vector<double> sums;                   // [K]
-  std::vector<double> relative;               // [K]
-  std::vector<float> token_maxima;            // [tokens]
-  std::vector<std::int64_t> sequence_starts;  // the token at which each call's rows start
-  std::vector<double> hessian;                // [K][K], symmetric, or empty
-};
 
 // Tokens whose products are summed in f32, and the edge of a tile of the Hessian.
 inline constexpr std::int64_t kGramTokens = 128;
