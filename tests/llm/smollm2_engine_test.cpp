@@ -103,10 +103,11 @@ TEST_F(SmolLm2Engine, EveryLinearAgreesWithTheReferenceFromItsOwnInput) {
     if (plain.kind != LinearKind::kRrs || plain.needs_calibration()) continue;
     const Method method = make_method(name, {{"", "weight-scale", "absmax"}});  // any codes will do
     Agreement agreement;
+    const PrepareOptions options;
+    LinearMaker maker(session->model(), method, options, session->pool());
     for (const std::size_t layer : layers()) {
       for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
-        const auto linear = prepare_linear(session->model(), method, layer, l, {}, PrepareOptions{},
-                                           session->pool());
+        const auto linear = maker.make(layer, l);
         const rrs::WeightView& w = *linear->packed();
         const std::vector<float>& x = inputs.at({layer, input_of(l)});
         std::vector<float> y(static_cast<std::size_t>(kTokens * w.n));
@@ -189,9 +190,11 @@ TEST_F(SmolLm2Engine, FloatPerplexityOfAShortTextIsStable) {
 TEST_F(SmolLm2Engine, NativeWeightsAreTheFilesOwn) {
   const ModelSource& model = session->model();
   const Method native = make_method("q4_0-native", {});
+  const PrepareOptions options;
+  LinearMaker maker(model, native, options, session->pool());
   std::size_t values = 0;
   for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
-    const auto linear = prepare_linear(model, native, 17, l, {}, PrepareOptions{}, session->pool());
+    const auto linear = maker.make(17, l);
     const std::vector<double> packed = rrs::reference::dequantize(*linear->packed());
     const std::vector<float> file = model.read(linear_name(17, l));
     ASSERT_EQ(packed.size(), file.size());
