@@ -37,6 +37,7 @@ struct FloatLayer {
 std::string level_of_openblas() {
   const std::string core = openblas_get_corename();
   const bool wide = core == "SkylakeX" || core == "Cooperlake" || core == "SapphireRapids";
+  if (core == "Prescott" || core == "Nehalem" || core == "Sandybridge") return "sse";
   return wide ? "avx512" : "avx2";
 }
 
