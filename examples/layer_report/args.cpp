@@ -83,7 +83,7 @@ A method marked * is simulated in float: it has no integer product, and no times
                 Group 0 is the whole row. null: undefined, or not timed.
   --svg FILE    a picture: channel magnitudes before rotation, after it and after smoothing, and
                 the error of every method
-  RRS_ISA=scalar|avx2|avxvnni|avx512|avx512vnni in the environment forces the kernels.
+  RRS_ISA=scalar|avx2|avxvnni|avx512|avx512vnni|amx in the environment forces the kernels.
 
 Exit code 0; 2 when an argument or the file is wrong, 1 when an output cannot be written.
 )";

@@ -15,7 +15,7 @@ int run_program(int argc, const char* const* argv) {
   app.footer(
       "Models: llama, qwen2 and qwen3, as GGUF files or Hugging Face folders. "
       "examples/llm/fetch_smollm2.sh brings a small one.\nRRS_ISA=avx2 (or scalar, avxvnni, "
-      "avx512, avx512vnni) in the environment forces a level.");
+      "avx512, avx512vnni, amx) in the environment forces a level.");
   Options options;
   define_perplexity(app.add_subcommand("perplexity", "compare methods on a text"), &options);
   define_generate(app.add_subcommand("generate", "continue a prompt"), &options);

@@ -135,13 +135,13 @@ TEST(Scheme, RowGroupsBoundK) {
 
 rrs::CpuidSnapshot everything() {
   rrs::CpuidSnapshot cpu;
-  cpu.leaf1_ecx = cpu.leaf7_ebx = cpu.leaf7_ecx = cpu.leaf7_1_eax = ~0u;
+  cpu.leaf1_ecx = cpu.leaf7_ebx = cpu.leaf7_ecx = cpu.leaf7_edx = cpu.leaf7_1_eax = ~0u;
   cpu.xcr0 = ~0ull;
   return cpu;
 }
 
 TEST(Cpu, NeedsEveryBitAndTheOperatingSystem) {
-  EXPECT_EQ(rrs::decode_features(everything()), rrs::kRequiredAvx512Vnni | rrs::kCpuAvxVnni);
+  EXPECT_EQ(rrs::decode_features(everything()), rrs::kRequiredAmx | rrs::kCpuAvxVnni);
   rrs::CpuidSnapshot no_zmm = everything();
   no_zmm.xcr0 = 0x7;  // the OS saves XMM and YMM only
   EXPECT_EQ(rrs::decode_features(no_zmm), rrs::kRequiredAvxVnni);
@@ -157,6 +157,36 @@ TEST(Cpu, NeedsEveryBitAndTheOperatingSystem) {
   no_f16c.leaf1_ecx &= ~(1u << 29);
   EXPECT_NE(rrs::decode_features(no_f16c) & rrs::kRequiredAvx2, rrs::kRequiredAvx2);
   EXPECT_EQ(rrs::decode_features(rrs::CpuidSnapshot{}), 0u);
+  for (const int bit : {17, 18}) {  // the OS saves no tile configuration, or no tile data
+    rrs::CpuidSnapshot no_tiles = everything();
+    no_tiles.xcr0 &= ~(1ull << bit);
+    EXPECT_EQ(rrs::decode_features(no_tiles), rrs::kRequiredAvx512Vnni | rrs::kCpuAvxVnni);
+  }
+  for (const int bit : {24, 25}) {  // amx_tile, amx_int8
+    rrs::CpuidSnapshot half = everything();
+    half.leaf7_edx &= ~(1u << bit);
+    EXPECT_NE(rrs::decode_features(half) & rrs::kRequiredAmx, rrs::kRequiredAmx);
+    EXPECT_EQ(rrs::decode_features(half) & rrs::kRequiredAvx512Vnni, rrs::kRequiredAvx512Vnni);
+  }
+}
+
+int permission_requests = 0;
+bool refuse_tiles() noexcept { return ++permission_requests, false; }
+bool permit_tiles() noexcept { return ++permission_requests, true; }
+
+// The operating system is asked for tile registers only for a level that needs them, and only when
+// everything else is there; its refusal makes the level unavailable and no other.
+TEST(Cpu, TilesNeedThePermissionAndOnlyTheyAskForIt) {
+  permission_requests = 0;
+  for (const rrs::CpuFeatures lower :
+       {rrs::CpuFeatures{0}, rrs::kRequiredAvx2, rrs::kRequiredAvx512, rrs::kRequiredAvx512Vnni}) {
+    EXPECT_TRUE(rrs::features_suffice(rrs::kRequiredAmx, lower, &refuse_tiles));
+  }
+  EXPECT_FALSE(rrs::features_suffice(rrs::kRequiredAvx512Vnni, rrs::kRequiredAmx, &permit_tiles));
+  EXPECT_EQ(permission_requests, 0);
+  EXPECT_FALSE(rrs::features_suffice(rrs::kRequiredAmx, rrs::kRequiredAmx, &refuse_tiles));
+  EXPECT_TRUE(rrs::features_suffice(rrs::kRequiredAmx, rrs::kRequiredAmx, &permit_tiles));
+  EXPECT_EQ(permission_requests, 2);
 }
 
 TEST(Dispatch, TablesAreOrderedNamedAndComplete) {

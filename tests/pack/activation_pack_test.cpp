@@ -12,6 +12,18 @@ namespace {
 
 constexpr std::int64_t kLengths[] = {8, 16, 24, 32, 40, 56, 64, 72, 120, 128, 136, 264, 576};
 
+// Where a level puts code k of a row: layout.hpp, or for tile registers pack/amx.hpp.
+std::size_t code_place(rrs::Isa isa, int rows, std::int64_t k_padded, int row, std::int64_t k) {
+#if RRS_HAS_AMX
+  if (isa == rrs::Isa::kAmx && rows >= rrs::kAmxMinRows) {
+    const std::int64_t chunk = k / 64 * 64, width = k_padded - chunk < 64 ? k_padded - chunk : 64;
+    return static_cast<std::size_t>(chunk * rows + row * width + k % 64);
+  }
+#endif
+  (void)isa, (void)k_padded;
+  return static_cast<std::size_t>(k / 4 * rows * 4 + row * 4 + k % 4);
+}
+
 // The canonical codes_a8 form, and floats; a level may transform codes_a4 (its gemm test checks
 // it).
 TEST(ActivationPack, EveryElementIsAtItsPlace) {
@@ -35,8 +47,7 @@ TEST(ActivationPack, EveryElementIsAtItsPlace) {
         for (int row = 0; row < rows; ++row) {
           for (std::int64_t i = 0; i < k; ++i) {
             const std::size_t from = static_cast<std::size_t>(row * stride + i);
-            ASSERT_EQ(packed[static_cast<std::size_t>(i / 4 * rows * 4 + row * 4 + i % 4)],
-                      codes[from]);
+            ASSERT_EQ(packed[code_place(table.isa, rows, k, row, i)], codes[from]);
             ASSERT_EQ(floats[static_cast<std::size_t>(i * rows + row)], x[from]);
           }
         }

@@ -46,6 +46,16 @@
 #define RRS_HAS_AVXVNNI 0
 #endif
 
+// AMX exists where the compiler, the assembler and the operating system know it: Linux lets a
+// process use tile registers only after it has asked (core/cpu.hpp). Elsewhere the level is absent.
+#if RRS_X86_64 && defined(__linux__) &&               \
+    ((defined(__clang__) && __clang_major__ >= 12) || \
+     (!defined(__clang__) && defined(__GNUC__) && __GNUC__ >= 11))
+#define RRS_HAS_AMX 1
+#else
+#define RRS_HAS_AMX 0
+#endif
+
 // Each string names exactly the features that core/cpu.hpp checks for the level of the same name.
 #define RRS_TARGET_AVX2 RRS_TARGET("avx2,fma,f16c")
 #define RRS_TARGET_AVXVNNI RRS_TARGET("avx2,fma,f16c,avxvnni")
@@ -59,6 +69,9 @@
 #else
 #define RRS_UNROLL_FULL _Pragma("GCC unroll 64")
 #endif
+
+#define RRS_TARGET_AMX \
+  RRS_TARGET("avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,amx-tile,amx-int8")
 
 // GCC 12 warns about "uninitialized" variables inside its own AVX-512 intrinsics, in the user's
 // build. ISA files wrap their functions in this pair.

@@ -1,9 +1,9 @@
 // Dispatch: which kernel table a call uses. One binary, no -m flag, nothing to configure.
 //
 // By default the highest level that the CPU and the OS support. RRS_ISA=<name> in the environment
-// (scalar, avx2, avxvnni, avx512, avx512vnni; read once) forces a level; CallOptions::isa overrides
-// it for one call; ForceIsa for a scope (tests). An unknown or unsupported level is an error that
-// every entry point returns: never a silent fallback.
+// (scalar, avx2, avxvnni, avx512, avx512vnni, amx; read once) forces a level; CallOptions::isa
+// overrides it for one call; ForceIsa for a scope (tests). An unknown or unsupported level is an
+// error that every entry point returns: never a silent fallback.
 #pragma once
 
 #include <atomic>
@@ -22,10 +22,12 @@
 #include "rrs/rotate/scalar.hpp"
 #include "rrs/smooth/scalar.hpp"
 #if RRS_X86_64
+#include "rrs/gemm/amx.hpp"
 #include "rrs/gemm/avx2.hpp"
 #include "rrs/gemm/avx512.hpp"
 #include "rrs/gemm/avx512vnni.hpp"
 #include "rrs/gemm/avxvnni.hpp"
+#include "rrs/pack/amx.hpp"
 #include "rrs/pack/avx2.hpp"
 #include "rrs/pack/avx512.hpp"
 #include "rrs/pipeline/fused_avx2.hpp"
@@ -95,19 +97,33 @@ inline constexpr KernelTable kAvx512VnniTable{"avx512vnni",
                                               avx512vnni::pack_kernels(kAvx512Table.pack),
                                               kAvx512Table.fused,
                                               avx512vnni::gemm_kernels(kAvx512Table.gemm)};
-inline constexpr const KernelTable* kTables[kIsaCount] = {&kScalarTable, &kAvx2Table, kAvxVnniLevel,
-                                                          &kAvx512Table, &kAvx512VnniTable};
+#if RRS_HAS_AMX
+inline constexpr KernelTable kAmxTable{"amx",
+                                       Isa::kAmx,
+                                       kRequiredAmx,
+                                       kAvx512VnniTable.rotate,
+                                       kAvx512VnniTable.smooth,
+                                       kAvx512VnniTable.quantize,
+                                       amx::pack_kernels(kAvx512VnniTable.pack),
+                                       kAvx512VnniTable.fused,
+                                       amx::gemm_kernels(kAvx512VnniTable.gemm)};
+inline constexpr const KernelTable* kAmxLevel = &kAmxTable;
 #else
-inline constexpr const KernelTable* kTables[kIsaCount] = {&kScalarTable, nullptr, nullptr, nullptr,
-                                                          nullptr};
+inline constexpr const KernelTable* kAmxLevel = nullptr;
 #endif
-inline constexpr const char* kIsaNames[kIsaCount] = {"scalar", "avx2", "avxvnni", "avx512",
-                                                     "avx512vnni"};
+inline constexpr const KernelTable* kTables[kIsaCount] = {
+    &kScalarTable, &kAvx2Table, kAvxVnniLevel, &kAvx512Table, &kAvx512VnniTable, kAmxLevel};
+#else
+inline constexpr const KernelTable* kTables[kIsaCount] = {&kScalarTable, nullptr, nullptr,
+                                                          nullptr,       nullptr, nullptr};
+#endif
+inline constexpr const char* kIsaNames[kIsaCount] = {"scalar", "avx2",       "avxvnni",
+                                                     "avx512", "avx512vnni", "amx"};
 
 // True when this machine can run the level.
 inline bool isa_supported(Isa isa) noexcept {
   const KernelTable* table = kTables[static_cast<int>(isa)];
-  return table != nullptr && (cpu_features() & table->required) == table->required;
+  return table != nullptr && features_suffice(cpu_features(), table->required, &tiles_permitted);
 }
 
 // The highest supported level; scalar always is.
@@ -163,8 +179,8 @@ inline Status select_kernels(std::optional<Isa> requested, const KernelTable** t
     source = "RRS_ISA";
     const std::optional<Isa> named = isa_by_name(environment);
     if (!named.has_value()) {
-      return detail::unsupported_isa(source, "must be scalar, avx2, avxvnni, avx512 or avx512vnni",
-                                     environment);
+      return detail::unsupported_isa(
+          source, "must be scalar, avx2, avxvnni, avx512, avx512vnni or amx", environment);
     }
     isa = *named;
   } else {

@@ -22,8 +22,8 @@ RRS_TYPES_BEGIN
 
 // ISA levels, slowest first; each needs what the one before it needs, but avxvnni (CPUs without
 // AVX-512) is beside the others.
-enum class Isa : std::uint8_t { kScalar = 0, kAvx2, kAvxVnni, kAvx512, kAvx512Vnni };
-inline constexpr int kIsaCount = 5;
+enum class Isa : std::uint8_t { kScalar = 0, kAvx2, kAvxVnni, kAvx512, kAvx512Vnni, kAmx };
+inline constexpr int kIsaCount = 6;
 
 // ---- rotate: f32 -> f32, one row
 // -----------------------------------------------------------------

@@ -40,6 +40,9 @@ static_assert(tiles_fit_scratch(kScalarTable.gemm), "a slot holds the rows of th
 static_assert(tiles_fit_scratch(kAvx2Table.gemm) && tiles_fit_scratch(kAvx512Table.gemm) &&
                   tiles_fit_scratch(kAvx512VnniTable.gemm),
               "a slot holds the rows of the tallest tile");
+#if RRS_HAS_AMX
+static_assert(tiles_fit_scratch(kAmxTable.gemm), "a slot holds the rows of the tallest tile");
+#endif
 #endif
 
 inline Status validate_permutation(const std::int32_t* p, std::int64_t k,
