@@ -1,19 +1,27 @@
 // VNNI tiles of 8 rows and more: 64 rows x 4 panels, groups of up to 256 inputs, no offsets.
 //
-// Instructions: avx512vnni.hpp. Registers: 6 rows x 4 panels: 24 int32 accumulators + 4 weights + 1
-// broadcast = 29, floats in L1; 7 x 2: 14 int32 + 14 float + 2 + 1 = 31.
-// What bounds it (Granite Rapids, one thread): the clock read after each kernel falls from 4.0 GHz
-// to 3.4-3.6 under vpdpbusd alone and to about 3.2 with operands from L1, so a load saved is time
-// saved: 6x4 has 10 loads per 24 multiplications, 7x2 9 per 14. A float update in L1 costs a load
-// and a store per group, which pays at 128 only (sub-tile in L1, GMAC/s: 346 against 329; at 32:
-// 251 against 290). L1, 48 KB: 128 inputs x 64 rows 8 KB, twice (this block and the next), 4 panels
-// unpacked 8 KB, sums 16 KB, the next weights 4 KB. M=512 N=K=4096, removing one cost at a time:
-// activations from L2 10 % (prefetching the next block wins back 3), unpacking and weight prefetch
-// 9 %, Y 8 %. 7x2 for groups of 16 to 64 and 256, and for panels left over. No gain: 8x3, 5x4,
-// 12x2, 4x6, 5x5 in L1; tiles of 88 rows; weights interleaved by panel; broadcasts instead of
-// copies as start values; scratch placed free of 4K aliasing. Blocks of 256 inputs were slower with
-// 6x4 (54 rows then). Non-temporal stores of Y: +2 %, not taken: the next layer would read Y from
-// memory.
+// Instructions: avx512vnni.hpp. Registers: 6 rows x 4 panels, groups of 128: 24 int32 accumulators
+// + 4 weights + 1 broadcast = 29, floats in L1; 7 x 2, other groups: 14 int32 + 14 float + 2 + 1.
+// What bounds it (Emerald Rapids, sub-tile in L1, share of the rate of vpdpbusd alone):
+//   ports 0 and 5, group ends counted: 0.94 at groups of 128, 0.80 at 32.
+//   6x4 0.88 (clang 0.91) at 128, 0.65-0.70 at 32. Without its stores it reaches 0.95 and 0.80: a
+//   512-bit store, whatever it holds and wherever it goes in L1, costs 1.6 cycles of both ports,
+//   also as two 256-bit halves; an 8-byte store costs nothing. One inline asm block for the whole
+//   tile, unrolled or not: +1.5 % only, so branches and the compiler are not the reason.
+//   7x2, sums in registers over blocks of 128 / 256 / 512 inputs: 0.85 / 0.89 / 0.92 at 128, 0.75 /
+//   0.77 / 0.785 at 32 (asm and C++ alike), so blocks are 512 inputs long.
+// Unpacking, too, is mostly its stores: 128 per 64 rows x 4 panels x 128 inputs, 4 % of the ports.
+// L1 of 6x4, 48 KB: 128 inputs x 64 rows 8 KB, twice (this block and the next), 4 panels unpacked
+// 8 KB, sums 16 KB, the next weights 4 KB. Blocks of 512 inputs outgrow it: 7x2 prefetches the next
+// sub-tile's activations from L2 (+13 %).
+// M=512 N=K=4096, removing one cost at a time: activations from L2 1 %, unpacking 2 %, Y 3 %, all
+// of them 12 %; without prefetching the next block -6 %. Storing rows of Y as soon as they are
+// final, and prefetching only the next ones, lost 1 %.
+// No gain: 7x2 for groups of 128 with tiles of 96, 128 or 192 rows x 2 panels (-3 to -10 %; at 32
+// the tall tiles gain 2-5 % more, not taken: one tile shape per kernel); 8x3, 5x4, 12x2, 4x6, 5x5
+// in L1; weights interleaved by panel; broadcasts instead of copies as start values; sums placed
+// free of 4K aliasing; huge pages. Non-temporal stores of Y: +2 %, not taken: the next layer would
+// read Y from memory.
 #pragma once
 
 #include <immintrin.h>
@@ -34,8 +42,7 @@ struct WideBlock {
   const std::uint8_t* weights;  // 64 bytes per 4 inputs
   std::int64_t panel_step;      // from one panel to the next
   const std::int8_t* activations;
-  const float* v;              // [group][P][16]
-  const float* c;              // -M * v
+  const float* vc;             // [group][v of P panels, then c = -M * v][16]
   const std::int32_t* starts;  // [group][rows]
   const float* scales[kBlockGroups];
   int rows;
@@ -57,6 +64,25 @@ inline constexpr int kWideMaxRows = kBlockRowsBound;
 inline constexpr int kWideMinRows = 8;  // not tuned
 inline constexpr int kWidePanels = 4;
 
+// Sub-tile and block: see the head.
+template <unsigned kRows, unsigned kPanels, int kInputs, bool kRegisters>
+struct WideShape {
+  static constexpr unsigned kSubRows = kRows;
+  static constexpr unsigned kSubPanels = kPanels;
+  static constexpr int kBlock = kInputs;
+  static constexpr bool kSumsInRegisters = kRegisters;  // across the groups of a block
+};
+using WideGroup128 = WideShape<6, 4, 128, false>;
+using WideGroups = WideShape<7, 2, 512, true>;
+using WideLastPanel = WideShape<7, 1, 512, true>;
+
+// The compiler forgets where a pointer came from: it then addresses base + constant, where GCC else
+// computes the 24 addresses once per call, spills them and reloads each for every group.
+template <class T>
+RRS_FORCE_INLINE void hide(T*& pointer) noexcept {
+  __asm__("" : "+r"(pointer));
+}
+
 // acc += all products of `inputs` inputs.
 template <unsigned R, unsigned P>
 RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void wide_dot(__m512i (&acc)[R][P], const std::uint8_t*& w,
@@ -76,20 +102,23 @@ RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void wide_dot(__m512i (&acc)[R][P], const
       RRS_UNROLL_FULL
       for (unsigned p = 0; p < P; ++p) acc[r][p] = dot(acc[r][p], w_u8x64[p], a_i8x64);
     }
+    // Two panels a block of activations outgrows L1: the rows below, which the next sub-tile reads.
+    if (P == 2) _mm_prefetch(reinterpret_cast<const char*>(a) + R * 8 - 1, _MM_HINT_T0);
     a += step;
   }
 }
 
-// R rows x P panels over one block. kRegisters: float sums stay in registers across groups.
-template <unsigned R, unsigned P, bool kRegisters>
+// R rows x P panels over one block.
+template <unsigned R, class Shape>
 RRS_TARGET_AVX512VNNI __attribute__((noinline)) inline void wide_sub(const WideBlock& b,
                                                                      int first_row) noexcept {
+  constexpr unsigned P = Shape::kSubPanels;
+  constexpr bool kRegisters = Shape::kSumsInRegisters;
   const std::int64_t step = std::int64_t{b.rows} * 4;
   const std::int8_t* a = b.activations + first_row * 4;
   const std::uint8_t* w = b.weights;
   const std::int32_t* starts = b.starts + first_row;
-  const float* v = b.v;
-  const float* c = b.c;
+  const float* vc = b.vc;
   const int groups = b.groups;
   const std::int64_t stride = kRegisters ? b.out_stride : std::int64_t{P * 16};
   float* out = b.out + first_row * stride;
@@ -108,6 +137,9 @@ RRS_TARGET_AVX512VNNI __attribute__((noinline)) inline void wide_sub(const WideB
     }
     starts += b.rows;
     const float* s = b.scales[g] + first_row;
+    float* sums = out;
+    hide(s);
+    hide(sums);
     wide_dot<R, P>(acc_i32x16, w, b.panel_step, a, step,
                    g + 1 == groups ? b.last_inputs : b.group_inputs);
     __m512 s_f32x16[R];
@@ -115,11 +147,11 @@ RRS_TARGET_AVX512VNNI __attribute__((noinline)) inline void wide_sub(const WideB
     for (unsigned r = 0; r < R && !kRegisters; ++r) s_f32x16[r] = _mm512_set1_ps(s[r]);
     RRS_UNROLL_FULL
     for (unsigned p = 0; p < P; ++p) {
-      const __m512 v_f32x16 = _mm512_load_ps(v + p * 16);
-      const __m512 c_f32x16 = _mm512_load_ps(c + p * 16);
+      const __m512 v_f32x16 = _mm512_load_ps(vc + p * 16);
+      const __m512 c_f32x16 = _mm512_load_ps(vc + (P + p) * 16);
       RRS_UNROLL_FULL
       for (unsigned r = 0; r < R; ++r) {
-        float* o = out + r * stride + p * 16;
+        float* o = sums + r * stride + p * 16;
         const __m512 tmp_f32x16 =
             _mm512_fmadd_ps(_mm512_castsi512_ps(acc_i32x16[r][p]), v_f32x16, c_f32x16);
         const __m512 old_f32x16 = kRegisters ? sum_f32x16[r][p] : _mm512_loadu_ps(o);
@@ -132,8 +164,7 @@ RRS_TARGET_AVX512VNNI __attribute__((noinline)) inline void wide_sub(const WideB
         }
       }
     }
-    v += P * 16;
-    c += P * 16;
+    vc += 2 * P * 16;
   }
   RRS_UNROLL_FULL
   for (unsigned r = 0; r < R && kRegisters; ++r) {
@@ -142,18 +173,17 @@ RRS_TARGET_AVX512VNNI __attribute__((noinline)) inline void wide_sub(const WideB
   }
 }
 
-// kMaxRows: the height of a full sub-tile.
-template <unsigned kMaxRows, unsigned P, bool kRegisters>
+template <class Shape>
 RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void wide_rows(const WideBlock& b, int row,
                                                       int rows) noexcept {
   switch (rows) {
-    case 1: return wide_sub<1, P, kRegisters>(b, row);
-    case 2: return wide_sub<2, P, kRegisters>(b, row);
-    case 3: return wide_sub<3, P, kRegisters>(b, row);
-    case 4: return wide_sub<4, P, kRegisters>(b, row);
-    case 5: return wide_sub<5, P, kRegisters>(b, row);
-    case 6: return wide_sub<6, P, kRegisters>(b, row);
-    default: return wide_sub<kMaxRows, P, kRegisters>(b, row);
+    case 1: return wide_sub<1, Shape>(b, row);
+    case 2: return wide_sub<2, Shape>(b, row);
+    case 3: return wide_sub<3, Shape>(b, row);
+    case 4: return wide_sub<4, Shape>(b, row);
+    case 5: return wide_sub<5, Shape>(b, row);
+    case 6: return wide_sub<6, Shape>(b, row);
+    default: return wide_sub<Shape::kSubRows, Shape>(b, row);
   }
 }
 
@@ -161,8 +191,7 @@ RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void wide_rows(const WideBlock& b, int ro
 template <unsigned P>
 RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void wide_scales(const GemmTileArgs& a, int weight_bits,
                                                         int panel, std::int64_t group, WideBlock& b,
-                                                        float* v, float* c,
-                                                        std::int32_t* starts) noexcept {
+                                                        float* vc, std::int32_t* starts) noexcept {
   const __m512 minus_magic_f32x16 = _mm512_set1_ps(-kMagicValue);
   avx512::fill_starts(a.code_sums + group * a.rows, b.groups * a.rows, kMagicBits, weight_bits - 1,
                       starts);
@@ -174,29 +203,26 @@ RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void wide_scales(const GemmTileArgs& a, i
     for (unsigned p = 0; p < P; ++p) {
       const auto* scales = reinterpret_cast<const __m256i*>(at + p * a.panel_scales);
       const __m512 v_f32x16 = _mm512_cvtph_ps(_mm256_loadu_si256(scales));
-      _mm512_store_ps(v + p * 16, v_f32x16);
-      _mm512_store_ps(c + p * 16, _mm512_mul_ps(v_f32x16, minus_magic_f32x16));
+      _mm512_store_ps(vc + p * 16, v_f32x16);
+      _mm512_store_ps(vc + (P + p) * 16, _mm512_mul_ps(v_f32x16, minus_magic_f32x16));
     }
-    v += P * 16;
-    c += P * 16;
+    vc += 2 * P * 16;
   }
 }
 
-// All of K for P panels, in blocks of kInputs.
-template <unsigned R, unsigned P, bool kRegisters, int kBits, int kInputs>
+// All of K for P panels, in blocks.
+template <class Shape, int kBits>
 RRS_TARGET_AVX512VNNI inline void wide_columns(const GemmTileArgs& a, int panel) noexcept {
-  constexpr int kRows = R, kPanels = P;
-  constexpr int kStep = kInputs * kPanelOutputs;  // bytes of an unpacked panel
+  constexpr unsigned P = Shape::kSubPanels;
+  constexpr int kPanels = P, kRows = Shape::kSubRows;
+  constexpr int kStep = Shape::kBlock * kPanelOutputs;  // bytes of an unpacked panel
   constexpr int kInputBytes = kPanelOutputs * kBits / 8;
   constexpr std::size_t kUnpacked = kBits == 4 ? static_cast<std::size_t>(kPanels * kStep) : 64;
-  constexpr auto kScales = static_cast<std::size_t>(kInputs * kPanels);  // groups of 16 inputs
-  constexpr auto kStarts = static_cast<std::size_t>(kInputs / 16 * kWideMaxRows);
   alignas(64) std::uint8_t unpacked[kUnpacked];
-  alignas(64) float v[kScales], c[kScales];
-  alignas(64) std::int32_t starts[kStarts];
+  alignas(64) float vc[static_cast<std::size_t>(kBlockGroups * 2 * kPanels * kPanelOutputs)];
+  alignas(64) std::int32_t starts[static_cast<std::size_t>(kBlockGroups * kWideMaxRows)];
   WideBlock b;
-  b.v = v;
-  b.c = c;
+  b.vc = vc;
   b.starts = starts;
   b.rows = a.rows;
   b.group_inputs = a.inner_group;
@@ -204,13 +230,14 @@ RRS_TARGET_AVX512VNNI inline void wide_columns(const GemmTileArgs& a, int panel)
   b.out_stride = std::int64_t{a.panels} * kPanelOutputs;
   const std::uint8_t* weights = a.weights + panel * a.panel_bytes;
   const int shares = (a.rows + kRows - 1) / kRows;
-  for (std::int64_t first = 0; first < a.k_padded; first += kInputs) {
-    const auto inputs = static_cast<int>((std::min)(std::int64_t{kInputs}, a.k_padded - first));
-    const bool last = first + kInputs >= a.k_padded;
+  const int block = (std::min)(Shape::kBlock, kBlockGroups * a.inner_group);
+  for (std::int64_t first = 0; first < a.k_padded; first += block) {
+    const auto inputs = static_cast<int>((std::min)(std::int64_t{block}, a.k_padded - first));
+    const bool last = first + block >= a.k_padded;
     b.groups = (inputs + b.group_inputs - 1) / b.group_inputs;
     b.last_inputs = inputs - (b.groups - 1) * b.group_inputs;
     b.activations = static_cast<const std::int8_t*>(a.activations) + first * a.rows;
-    wide_scales<P>(a, kBits, panel, first / a.inner_group, b, v, c, starts);
+    wide_scales<P>(a, kBits, panel, first / a.inner_group, b, vc, starts);
     const std::uint8_t* at = weights + first * kInputBytes;
     b.weights = kBits == 4 ? unpacked : at;
     b.panel_step = kBits == 4 ? std::int64_t{kStep} : a.panel_bytes;
@@ -218,21 +245,20 @@ RRS_TARGET_AVX512VNNI inline void wide_columns(const GemmTileArgs& a, int panel)
       avx512::unpack_nibbles(at + p * a.panel_bytes, inputs, unpacked + p * kStep);
     }
     // Behind the last block: the next panels, the first activations again.
-    const std::uint8_t* next =
-        last ? weights + kPanels * a.panel_bytes : at + kInputs * kInputBytes;
+    const std::uint8_t* next = last ? weights + kPanels * a.panel_bytes : at + block * kInputBytes;
     const auto* next_a = last ? static_cast<const std::int8_t*>(a.activations)
-                              : b.activations + std::int64_t{kInputs} * a.rows;
+                              : b.activations + std::int64_t{block} * a.rows;
     int share = 0;
     for (int row = 0; row < a.rows; ++share) {
       const int left = a.rows - row;
       const int parts = (left + kRows - 1) / kRows;
       const int rows = (left + parts - 1) / parts;  // equal heights: none bound by latency
-      wide_rows<R, P, kRegisters>(b, row, rows);
+      wide_rows<Shape>(b, row, rows);
       row += rows;
       for (int p = 0; p < kPanels; ++p) {
         avx512::prefetch_share(next + p * a.panel_bytes, inputs * kInputBytes, share, shares);
       }
-      avx512::prefetch_share(next_a, inputs * a.rows, share, shares);
+      if (P == 4) avx512::prefetch_share(next_a, inputs * a.rows, share, shares);
     }
   }
 }
@@ -247,11 +273,11 @@ RRS_TARGET_AVX512VNNI inline void wide_tile(const GemmTileArgs& a) noexcept {
     _mm512_storeu_ps(a.out + i * kPanelOutputs, _mm512_setzero_ps());
   }
   if (a.panels == kWidePanels && a.inner_group == 128) {
-    return wide_columns<6, kWidePanels, false, kBits, 128>(a, 0);
+    return wide_columns<WideGroup128, kBits>(a, 0);
   }
   int panel = 0;
-  for (; panel + 2 <= a.panels; panel += 2) wide_columns<7, 2, true, kBits, 256>(a, panel);
-  if (panel < a.panels) avx512::block_columns<OtherTraits>(a, panel, 1);
+  for (; panel + 2 <= a.panels; panel += 2) wide_columns<WideGroups, kBits>(a, panel);
+  if (panel < a.panels) wide_columns<WideLastPanel, kBits>(a, panel);
 }
 
 }  // namespace avx512vnni
