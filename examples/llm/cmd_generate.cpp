@@ -41,6 +41,7 @@ void define_generate(CLI::App* app, Options* o) {
   app->add_option("--prompt", o->prompt, "text to continue; special tokens are recognized")
       ->required();
   add_method_options(app, o, false);
+  add_recipe_option(app, o);
   app->add_option("--weights", o->weights, "a file that quantize wrote, instead of --method");
   app->add_option("-n,--n", o->generate.tokens, "tokens at most")->capture_default_str();
   app->add_option("--temperature", o->generate.temperature, "0: greedy")->capture_default_str();

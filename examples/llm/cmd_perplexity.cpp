@@ -16,7 +16,7 @@ void run_perplexity(const Options& o) {
   Session session(o.session);
   const std::vector<Setting> settings = all_settings(o);
   std::vector<Method> methods;
-  for (const std::string& name : o.methods) {
+  for (const std::string& name : method_texts(o)) {
     const Method method = make_method(name, settings);
     for (std::size_t l = 0; l < kLinearsPerLayer; ++l) method.plan(0, l);  // refuse early
     // Plain fp with a 16-bit cache runs anyway, first.
@@ -61,6 +61,7 @@ void define_perplexity(CLI::App* app, Options* o) {
   add_session_options(app, o);
   app->add_option("--text", o->text, "a text file")->required();
   add_method_options(app, o, true);
+  add_recipe_option(app, o);
   app->add_option("--weights", o->weights, "a file that quantize wrote; one more row");
   app->add_option("--windows", o->windows, "how many windows; 0: all");
   app->add_option("--context", o->context, "tokens of a window")->capture_default_str();

@@ -60,6 +60,7 @@ void run_quantize(const Options& o) {
 void define_quantize(CLI::App* app, Options* o) {
   add_session_options(app, o);
   add_method_options(app, o, false);
+  add_recipe_option(app, o);
   app->add_option("--out", o->out, "the safetensors file to write")->required();
   app->add_flag("--resume", o->resume,
                 "go on where a killed run of the same command stopped (GPTQ methods)");

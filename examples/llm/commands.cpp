@@ -21,6 +21,8 @@ int run_program(int argc, const char* const* argv) {
   define_generate(app.add_subcommand("generate", "continue a prompt"), &options);
   define_quantize(app.add_subcommand("quantize", "prepare the weights once, into a file"),
                   &options);
+  define_doctor(app.add_subcommand("doctor", "why 4 bits hurt and what helps: one page"), &options);
+  define_plan(app.add_subcommand("plan", "activation bits per module, measured"), &options);
   define_inspect(app.add_subcommand("inspect", "tensors, scheme fit, outliers"), &options);
   define_curve(app.add_subcommand("curve", "perplexity over bits per weight, as a picture"),
                &options);

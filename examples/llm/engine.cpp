@@ -238,6 +238,17 @@ void Engine::run_layer(std::size_t layer, std::int64_t rows, float* x) {
   std::copy(b_.x.begin(), b_.x.end(), x);
 }
 
+const float* Engine::run_layers(std::size_t first, Sequence* sequence) {
+  for (std::size_t layer = first; layer < config().layers; ++layer) {
+    if (layer_observer_) layer_observer_(layer, b_.x.data(), rows_);
+    attention_block(layer, sequence->stores_[layer].get(), sequence->length_);
+    ffn_block(layer);
+  }
+  sequence->length_ += rows_;
+  norm_rows(b_.x.data(), parts_->output_norm, rows_, b_.normed.data());
+  return b_.normed.data();
+}
+
 const float* Engine::forward(const std::vector<TokenId>& tokens, Sequence* sequence) {
   const Stopwatch watch(&times_.total);
   const ModelConfig& c = config();
@@ -250,13 +261,27 @@ const float* Engine::forward(const std::vector<TokenId>& tokens, Sequence* seque
   rope_.reserve(size_of(end));
   embed(tokens);
   reserve_rows(rows);
-  for (std::size_t layer = 0; layer < c.layers; ++layer) {
-    attention_block(layer, sequence->stores_[layer].get(), sequence->length_);
-    ffn_block(layer);
+  return run_layers(0, sequence);
+}
+
+const float* Engine::forward_from(std::size_t first, const float* residual, std::int64_t rows) {
+  const Stopwatch watch(&times_.total);
+  const ModelConfig& c = config();
+  if (first >= c.layers || rows < 1 || rows > size_of(c.context)) {
+    throw std::runtime_error("forward_from: layer " + std::to_string(first) + " with " +
+                             std::to_string(rows) + " rows, of " + std::to_string(c.layers) +
+                             " layers and at most " + std::to_string(c.context) + " rows");
   }
-  sequence->length_ = size_of(end);
-  norm_rows(b_.x.data(), parts_->output_norm, rows_, b_.normed.data());
-  return b_.normed.data();
+  rope_.reserve(rows);
+  const auto count = static_cast<std::size_t>(rows);
+  b_.x.assign(residual, residual + count * c.hidden);
+  reserve_rows(count);
+  Sequence sequence = start();
+  return run_layers(first, &sequence);
+}
+
+void Engine::set_linear(std::size_t layer, std::size_t linear, std::shared_ptr<const Linear> with) {
+  linears_.at(layer).at(linear) = std::move(with);
 }
 
 void Engine::logits(const float* hidden, std::int64_t rows, float* out) {

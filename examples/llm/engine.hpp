@@ -84,6 +84,9 @@ class Engine {
   // [rows][hidden] of a new sequence before the first layer, and through one layer, in place.
   void embed_tokens(const std::vector<TokenId>& tokens, float* x);
   void run_layer(std::size_t layer, std::int64_t rows, float* x);
+  // The same for a whole new sequence from the middle: `residual` [rows][hidden] is what enters
+  // layer `first`, as observe_layers showed it. Layers before `first` do not run.
+  const float* forward_from(std::size_t first, const float* residual, std::int64_t rows);
   // logits [rows][padded vocabulary] of hidden rows; logits_stride() floats per row.
   void logits(const float* hidden, std::int64_t rows, float* out);
   std::int64_t logits_stride() const noexcept;
@@ -92,6 +95,8 @@ class Engine {
   const ModelParts& parts() const noexcept { return *parts_; }
   const ThreadPool& pool() const noexcept { return pool_; }
   const LinearStack& linears() const noexcept { return linears_; }
+  // Another linear at this place from the next call on; it must have the same shape.
+  void set_linear(std::size_t layer, std::size_t linear, std::shared_ptr<const Linear> with);
   std::vector<LinearInfo> linear_infos() const;
   const EngineTimes& times() const noexcept { return times_; }
   void reset_times() noexcept { times_ = EngineTimes{}; }
@@ -100,6 +105,9 @@ class Engine {
   using Observer = std::function<void(std::size_t layer, std::size_t linear, const float* x,
                                       std::int64_t rows, std::int64_t cols)>;
   void observe(Observer observer) { observer_ = std::move(observer); }
+  // Called with the residual stream [rows][hidden] that enters every layer.
+  using LayerObserver = std::function<void(std::size_t layer, const float* x, std::int64_t rows)>;
+  void observe_layers(LayerObserver observer) { layer_observer_ = std::move(observer); }
 
  private:
   struct Buffers {
@@ -107,6 +115,7 @@ class Engine {
   };
   void embed(const std::vector<TokenId>& tokens);
   void reserve_rows(std::size_t rows);
+  const float* run_layers(std::size_t first, Sequence* sequence);
   void norm_rows(const float* x, const std::vector<float>& gain, std::int64_t rows, float* y) const;
   void apply(std::size_t layer, std::size_t linear, float* y, bool accumulate);
   void set_input(std::size_t layer, std::size_t linear, const float* x, std::int64_t cols);
@@ -124,6 +133,7 @@ class Engine {
   std::int64_t rows_ = 0;
   EngineTimes times_;
   Observer observer_;
+  LayerObserver layer_observer_;
 };
 
 }  // namespace rrs_llm

@@ -89,9 +89,11 @@ struct Method {
   LinearKind kind = LinearKind::kFloat;
   rrs::Scheme scheme;
   WeightPlan weight;
-  bool qfem = false;       // modules with high spike scores are exempt
-  bool qfep = false;       // sequences start with a prefix that takes the spikes
-  bool recipe = false;     // rrs-plan: precision per module, from a file
+  bool qfem = false;              // modules with high spike scores are exempt
+  bool qfep = false;              // sequences start with a prefix that takes the spikes
+  bool recipe = false;            // rrs-plan: precision per module, from a file
+  std::string recipe_model;       // fingerprint of the model that the recipe is for
+  std::string recipe_model_name;  // for messages
   bool token_qkv = false;  // rs, rrs_published: q, k and v are quantized per token, not smoothed
   std::vector<Setting> settings;
 

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "../support/quoted_name.hpp"
+#include "recipe.hpp"
 #include "rrs/core/presets.hpp"
 
 namespace rrs_llm {
@@ -21,7 +22,6 @@ std::string with_underscores(std::string name) {
 }
 
 void check_available(const Method& m) {
-  if (m.recipe) unavailable(m.name, "rrs-plan");
   if (m.qfem) unavailable(m.name, "qfem");
   if (m.qfep) unavailable(m.name, "qfep");
   refuse_unavailable(m.name, m.weight);
@@ -170,6 +170,7 @@ Method parse_method(const std::string& text, const std::vector<Setting>& common)
 }
 
 Method make_method(const std::string& text, const std::vector<Setting>& common) {
+  if (is_recipe_method(text)) return make_recipe_method(text, common);
   Method m = parse_method(text, common);
   check_available(m);
   return m;

@@ -1,10 +1,12 @@
 #include "options.hpp"
 
 #include <cstdio>
+#include <stdexcept>
 
 #include <CLI/CLI.hpp>
 
 #include "../support/atomic_file.hpp"
+#include "recipe.hpp"
 
 namespace rrs_llm {
 namespace {
@@ -84,7 +86,30 @@ std::vector<Setting> all_settings(const Options& o) {
   return settings;
 }
 
-std::string only_method(const Options& o) { return o.methods.empty() ? "rrs" : o.methods.front(); }
+void add_recipe_option(CLI::App* app, Options* o) {
+  app->add_option("--recipe", o->recipe,
+                  "precision per module, from a file that plan wrote: method rrs-plan");
+}
+
+std::vector<std::string> method_texts(const Options& o) {
+  std::vector<std::string> texts = o.methods;
+  bool used = o.recipe.empty();
+  for (std::string& text : texts) {
+    if (!is_recipe_method(text) || text.find("@recipe=") != std::string::npos) continue;
+    if (!o.recipe.empty()) text += "@recipe=" + o.recipe;
+    used = true;
+  }
+  if (!used) texts.push_back("rrs-plan@recipe=" + o.recipe);
+  return texts;
+}
+
+std::string only_method(const Options& o) {
+  const std::vector<std::string> texts = method_texts(o);
+  if (texts.size() > 1) {
+    throw std::runtime_error("--recipe: the recipe names its method; leave out --method");
+  }
+  return texts.empty() ? "rrs" : texts.front();
+}
 
 void write_file(const std::string& path, const std::string& content) {
   rrs_examples::AtomicFile file(path);

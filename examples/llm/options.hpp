@@ -25,6 +25,7 @@ struct Options {
   std::vector<Setting> settings;
   std::vector<std::string> overrides;
   std::string weights;
+  std::string recipe;
   std::string text;
   std::string json;
   std::string out;
@@ -46,6 +47,10 @@ void add_kv_option(CLI::App* app, Options* o);
 // --activation-bits and friends, then the overrides.
 std::vector<Setting> all_settings(const Options& o);
 std::string only_method(const Options& o);
+// --method, where rrs-plan without a recipe of its own takes that of --recipe; with --recipe but no
+// such method, rrs-plan is one more.
+std::vector<std::string> method_texts(const Options& o);
+void add_recipe_option(CLI::App* app, Options* o);
 
 void print(const std::string& text);                                   // to stdout, at once
 void write_file(const std::string& path, const std::string& content);  // whole or not at all
@@ -56,5 +61,7 @@ void define_generate(CLI::App* app, Options* o);
 void define_quantize(CLI::App* app, Options* o);
 void define_inspect(CLI::App* app, Options* o);
 void define_curve(CLI::App* app, Options* o);
+void define_plan(CLI::App* app, Options* o);
+void define_doctor(CLI::App* app, Options* o);
 
 }  // namespace rrs_llm

@@ -15,6 +15,7 @@ constexpr std::int64_t kChunkRows = 96;  // logits that exist at a time, beside 
 // What is known of one method so far.
 struct Tally {
   std::vector<double> window_nll;
+  std::vector<double> window_kld;
   std::vector<float> divergences;
   std::size_t agreements = 0;
   std::size_t positions = 0;
@@ -80,6 +81,11 @@ class WindowScorer {
         return log_sum - static_cast<double>(row[window[at + 1]]);
       });
     });
+    double sum = 0.0;
+    for (std::size_t i = base; i < tally->divergences.size(); ++i) {
+      sum += static_cast<double>(tally->divergences[i]);
+    }
+    tally->window_kld.push_back(sum / static_cast<double>(positions));
     for (const char agree : agrees) tally->agreements += agree != 0 ? 1 : 0;
     return nll;
   }
@@ -137,6 +143,7 @@ void finish_perplexity(const std::vector<double>& window_nll, MethodRecord* reco
 void finish_comparison(Tally* tally, MethodRecord* record) {
   std::vector<float>& d = tally->divergences;
   if (d.empty()) return;
+  record->window_kld = tally->window_kld;
   double sum = 0.0;
   for (const float value : d) sum += static_cast<double>(value);
   record->kld_mean = sum / static_cast<double>(d.size());

@@ -37,7 +37,8 @@ struct MethodRecord {
   double ratio = 1.0;           // to fp
   double kld_mean = 0.0;
   double kld_p99 = 0.0;
-  double top1 = 1.0;  // share of positions whose most likely token is fp's
+  std::vector<double> window_kld;  // mean of each window
+  double top1 = 1.0;               // share of positions whose most likely token is fp's
   double bits_per_weight = 0.0;
   double tokens_per_second = 0.0;  // prefill: forward passes, without the head
   double outside_linears = 0.0;    // share of that time

@@ -12,6 +12,7 @@
 #include "../support/quoted_name.hpp"
 #include "../support/safetensors.hpp"
 #include "record_file.hpp"
+#include "recipe.hpp"
 #include "rrs/core/hash.hpp"
 #include "rrs/pipeline/weight_file.hpp"
 
@@ -282,6 +283,7 @@ std::string model_fingerprint(const ModelSource& model) {
 void write_quantized(const ModelSource& model, const Method& method, const PrepareOptions& options,
                      const ThreadPool& pool, const std::string& out) {
   check_packable(method);
+  check_recipe_model(method, model);
   const std::map<std::string, std::string> metadata{{"format", kQuantizedFormat},
                                                     {"version", kQuantizedVersion},
                                                     {"method", method.text},

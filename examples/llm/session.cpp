@@ -8,6 +8,7 @@
 #include "../support/mapped_file.hpp"
 #include "progress.hpp"
 #include "quantized_file.hpp"
+#include "recipe.hpp"
 
 namespace rrs_llm {
 namespace {
@@ -107,6 +108,7 @@ void Session::give_calibration(const Method& method, PrepareOptions* options) {
 }
 
 Contestant Session::prepare(const Method& method, int kv_bits) {
+  check_recipe_model(method, *model_);
   PrepareOptions options;
   options.store = &store_;
   give_calibration(method, &options);

@@ -45,6 +45,8 @@ class Session {
   // Tokens to calibrate on instead of the shipped text, if no calibration file was named; shorter
   // than a window of 1024, they are one window.
   void set_calibration_tokens(std::vector<TokenId> tokens) { spare_tokens_ = std::move(tokens); }
+  // Of the file named; else those set; else of the text that the examples ship.
+  std::vector<TokenId> calibration_tokens() const;
   // What `method` needs: with Hessians or without.
   const Calibration& calibration(const Method& method);
   // Everything that preparing `method` needs to know about the calibration text; nothing for
@@ -57,7 +59,6 @@ class Session {
   std::unique_ptr<ThreadPool> pool_;
   std::shared_ptr<const ModelParts> parts_;
   const LinearStack& float_linears();
-  std::vector<TokenId> calibration_tokens() const;
 
   WeightStore store_;
   LinearStack float_linears_;  // f32, read once: fp, calibration
