@@ -97,7 +97,7 @@ RRS_FUNCTIONS_BEGIN
 namespace detail {
 
 // By bits: NaN and Inf must fail under -ffast-math too.
-inline bool is_finite_f64(double x) noexcept {
+inline bool is_finite_number(double x) noexcept {
   std::uint64_t bits = 0;
   std::memcpy(&bits, &x, sizeof bits);
   return (bits & 0x7ff0000000000000u) != 0x7ff0000000000000u;
@@ -199,16 +199,16 @@ Result<Exemptions> search_exemptions(const std::vector<double>& scores, double t
   const auto count = static_cast<std::int64_t>(scores.size());
   if (scores.empty()) return invalid_argument("scores", "must have at least one module", 0, 1);
   for (std::size_t i = 0; i < scores.size(); ++i) {
-    if (detail::is_finite_f64(scores[i]) && scores[i] >= 0.0) continue;
+    if (detail::is_finite_number(scores[i]) && scores[i] >= 0.0) continue;
     return Status{StatusCode::kNonFinite,       "scores", "must be finite and >= 0 (found: index)",
                   static_cast<std::int64_t>(i), count,    nullptr};
   }
-  if (!detail::is_finite_f64(tolerance) || tolerance < 0.0) {
+  if (!detail::is_finite_number(tolerance) || tolerance < 0.0) {
     return invalid_argument("tolerance", "must be finite and >= 0", -1, 0);
   }
   Exemptions found;
   found.all_exempt = perplexity_of(std::vector<bool>(scores.size(), true));
-  if (!detail::is_finite_f64(found.all_exempt) || found.all_exempt <= 0.0) {
+  if (!detail::is_finite_number(found.all_exempt) || found.all_exempt <= 0.0) {
     return Status{StatusCode::kNonFinite,
                   "perplexity",
                   "with all modules exempt must be finite",
@@ -226,7 +226,7 @@ Result<Exemptions> search_exemptions(const std::vector<double>& scores, double t
     const auto chosen = static_cast<std::size_t>(std::count(exempt.begin(), exempt.end(), true));
     const double perplexity = perplexity_of(exempt);
     found.steps.push_back({threshold, chosen, perplexity});
-    if (detail::is_finite_f64(perplexity) && perplexity <= found.limit) {
+    if (detail::is_finite_number(perplexity) && perplexity <= found.limit) {
       found.exempt = std::move(exempt);
       found.threshold = threshold;
       found.perplexity = perplexity;
