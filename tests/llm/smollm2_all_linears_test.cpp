@@ -1,0 +1,238 @@
+// The real model, when it is in the cache: all 210 linears, every integer preset (SmoothQuant and
+// the file's own weights included), each from the input that the float model produces.
+//
+// Codes: the prepared activation is multiplied by an identity weight, so Y[t,k] = a[t] s[g] q[t,k]
+// shows every code; each must be the one that reference/ computes in double from the same rotated
+// rows, unless the value lies on the tie between two codes to f32 rounding (counted, and few).
+// Y: sampled outputs of every linear within the bound of a sum of G rounded group products,
+// |Y - y| <= (G + 4) 2^-24 sum |x^ w|, with y in double from those codes and the stored weight.
+#include <cmath>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+
+#include "engine_support.hpp"
+#include "rrs/pipeline/weight.hpp"
+#include "rrs/reference/linear.hpp"
+
+namespace {
+
+using namespace rrs_llm;
+
+#if defined(__SANITIZE_ADDRESS__)
+constexpr std::size_t kLayerStep = 15;  // the sanitizer is some 10 times slower
+#else
+constexpr std::size_t kLayerStep = 1;
+#endif
+constexpr std::int64_t kTokens = 16;
+constexpr std::int64_t kOutputStep = 97;  // every 97th output of each linear is compared
+
+std::string model_path() {
+  const auto get = [](const char* name) {
+    const char* value = std::getenv(name);
+    return std::string(value == nullptr ? "" : value);
+  };
+  const std::string cache = get("XDG_CACHE_HOME");
+  return (cache.empty() ? get("HOME") + "/.cache" : cache) + "/rrs/SmolLM2-135M-Instruct.Q4_1.gguf";
+}
+
+struct Counts {
+  std::size_t inputs = 0, linears = 0, codes = 0, ties = 0, wrong_codes = 0, outputs = 0;
+  std::size_t beyond_bound = 0;
+  double closest = 0.0;  // largest error over bound
+};
+
+class AllLinears : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (!std::filesystem::exists(model_path())) {
+      GTEST_SKIP() << "no " << model_path() << " (examples/llm/fetch_smollm2.sh brings it)";
+    }
+    SessionOptions options;
+    options.model = model_path();
+    session = std::make_unique<Session>(options);
+    std::vector<TokenId> tokens = session->model().tokenizer().encode(
+        "The Hadamard matrix spreads an outlier over all the other channels of its block, so that "
+        "no channel needs a scale of its own.");
+    ASSERT_GE(tokens.size(), static_cast<std::size_t>(kTokens));
+    tokens.resize(static_cast<std::size_t>(kTokens));
+    Contestant fp = session->prepare(make_method("fp", {}), 16);
+    CalibrationOptions few;
+    few.windows = 1;
+    few.context = tokens.size() - 1;
+    calibration = calibrate(fp.engine.get(), tokens, few);
+    fp.engine->observe([&](std::size_t layer, std::size_t linear, const float* x, std::int64_t rows,
+                           std::int64_t cols) {
+      inputs[{layer, input_of(linear)}] = std::vector<float>(x, x + rows * cols);
+    });
+    Sequence sequence = fp.engine->start();
+    fp.engine->forward(tokens, &sequence);
+  }
+
+  // What a linear makes of the recorded input: Y [tokens][n].
+  std::vector<float> run(const Linear& linear, const std::vector<float>& x, std::int64_t n) {
+    std::vector<float> y(static_cast<std::size_t>(kTokens * n));
+    InputCache cache;
+    cache.set(x.data(), kTokens, static_cast<std::int64_t>(x.size()) / kTokens);
+    LinearOutput out;
+    out.y = y.data();
+    out.stride = n;
+    linear.apply(cache, out, session->pool());
+    return y;
+  }
+
+  // Divided and rotated rows as the library makes them, in f32.
+  static std::vector<float> rotated(std::vector<float> x, const std::vector<float>& divisor,
+                                    const rrs::Scheme& scheme) {
+    const std::int64_t k = static_cast<std::int64_t>(x.size()) / kTokens;
+    for (std::size_t i = 0; !divisor.empty() && i < x.size(); ++i) {
+      x[i] /= divisor[i % static_cast<std::size_t>(k)];
+    }
+    std::vector<float> out(x.size());
+    const rrs::Status status =
+        rrs::transform_weight(rrs::MatrixView<const float>(x.data(), kTokens, k), scheme,
+                              rrs::MatrixView<float>(out.data(), kTokens, k));
+    EXPECT_TRUE(status.ok()) << status.message();
+    return out;
+  }
+
+  std::shared_ptr<const rrs::PreparedWeight> identity(std::int64_t k, const rrs::Scheme& scheme,
+                                                      std::uint64_t fingerprint) {
+    const int group =
+        scheme.weight.group == rrs::kRowGroup ? static_cast<int>(k) : scheme.weight.group;
+    auto& kept = identities[{k, scheme.weight.bits, scheme.weight.group}];
+    if (kept == nullptr || fingerprint != 0 || !same_basis(kept->view().scheme, scheme)) {
+      std::vector<std::int8_t> codes(static_cast<std::size_t>(k * k));
+      for (std::int64_t i = 0; i < k; ++i) codes[static_cast<std::size_t>(i * k + i)] = 1;
+      const std::int64_t groups = (k + group - 1) / group;
+      const std::vector<float> ones(static_cast<std::size_t>(k * groups), 1.0f);
+      auto made = rrs::weight_from_quantized(rrs::MatrixView<const std::int8_t>(codes.data(), k, k),
+                                             rrs::MatrixView<const float>(ones.data(), k, groups),
+                                             scheme, fingerprint);
+      EXPECT_TRUE(made.status().ok()) << made.status().message();
+      kept = std::make_shared<const rrs::PreparedWeight>(std::move(*made));
+    }
+    return kept;
+  }
+
+  static bool same_basis(const rrs::Scheme& a, const rrs::Scheme& b) {
+    return a.rotation.kind == b.rotation.kind && a.rotation.block == b.rotation.block;
+  }
+
+  // x^ [tokens][k], compared with the reference's.
+  std::vector<float> check_codes(const std::vector<float>& x, const InputChannels& channels,
+                                 const rrs::Scheme& scheme, std::uint64_t fingerprint,
+                                 Counts* counts) {
+    const std::int64_t k = static_cast<std::int64_t>(x.size()) / kTokens;
+    const std::vector<float> basis = rotated(x, channels.divisor, scheme);
+    if (scheme.activation.bits == rrs::kActivationFloat) return basis;
+    const auto weight = identity(k, scheme, fingerprint);
+    const auto linear = make_rrs_linear("identity", weight->view(), scheme, channels, weight);
+    const std::vector<float> got = run(*linear, x, k);
+    rrs::Scheme plain = scheme;
+    plain.rotation.kind = rrs::RotationKind::kNone;
+    plain.rotation.random_signs = false;
+    const std::vector<double> expected =
+        rrs::reference::dequantized_activations(basis.data(), kTokens, k, plain);
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      ++counts->codes;
+      const double g = static_cast<double>(got[i]), value = static_cast<double>(basis[i]);
+      if (std::abs(g - expected[i]) <= 4e-7 * std::abs(expected[i])) continue;
+      const double middle = (g + expected[i]) / 2.0;
+      const bool tie = std::abs(value - middle) <= 2e-6 * std::abs(middle);
+      ++(tie ? counts->ties : counts->wrong_codes);
+    }
+    ++counts->inputs;
+    return got;
+  }
+
+  static void check_outputs(const std::vector<float>& y, const std::vector<float>& x,
+                            const rrs::WeightView& w, bool float_activations, Counts* counts) {
+    const std::int64_t group =
+        w.scheme.weight.group == rrs::kRowGroup ? w.k : w.scheme.weight.group;
+    const int bias = w.scheme.weight.bits == 8 ? 128 : 8;
+    const double terms = static_cast<double>(float_activations ? w.k : (w.k + 15) / 16) + 4.0;
+    for (std::int64_t n = 0; n < w.n; n += kOutputStep) {
+      std::vector<double> row;
+      for (std::int64_t k = 0; k < w.k; ++k) {
+        const double v = static_cast<double>(rrs::to_f32(rrs::reference::scale(w, n, k / group)));
+        const int u = rrs::reference::stored_code(w, n, k);
+        row.push_back(w.offsets == nullptr
+                          ? v * (u - bias)
+                          : v * u + static_cast<double>(rrs::reference::offset(w, n, k / group)));
+      }
+      for (std::int64_t t = 0; t < kTokens; ++t) {
+        double sum = 0.0, size = 0.0;
+        for (std::int64_t k = 0; k < w.k; ++k) {
+          const double product = static_cast<double>(x[static_cast<std::size_t>(t * w.k + k)]) *
+                                 row[static_cast<std::size_t>(k)];
+          sum += product;
+          size += std::abs(product);
+        }
+        if (w.offsets != nullptr) size *= 4.0;  // code and minimum are summed apart
+        const double error =
+            std::abs(static_cast<double>(y[static_cast<std::size_t>(t * w.n + n)]) - sum);
+        const double bound = terms * 0x1p-24 * size;  // 0 where all codes of the row are 0
+        ++counts->outputs;
+        if (!(error <= bound)) ++counts->beyond_bound;
+        if (bound > 0.0 && !(error / bound <= counts->closest)) counts->closest = error / bound;
+      }
+    }
+  }
+
+  Counts check_method(const Method& method) {
+    Counts counts;
+    PrepareOptions options;
+    options.calibration = &calibration;
+    LinearMaker maker(session->model(), method, options, session->pool());
+    for (std::size_t layer = 0; layer < session->model().config().layers; layer += kLayerStep) {
+      for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
+        const std::vector<float>& x = inputs.at({layer, input_of(l)});
+        const InputChannels channels = maker.channels(layer, l);
+        const auto linear = maker.make(layer, l);
+        const rrs::WeightView& w = *linear->packed();
+        rrs::Scheme scheme = method.plan(layer, l).scheme;
+        if (method.kind == LinearKind::kNative) scheme = w.scheme;
+        if (l != kK && l != kV && l != kUp) {
+          x_hat = check_codes(x, channels, scheme, w.channels_fingerprint, &counts);
+        }
+        check_outputs(run(*linear, x, w.n), x_hat, w,
+                      scheme.activation.bits == rrs::kActivationFloat, &counts);
+        ++counts.linears;
+      }
+    }
+    return counts;
+  }
+
+  std::unique_ptr<Session> session;
+  Calibration calibration;
+  std::map<std::pair<std::size_t, std::size_t>, std::vector<float>> inputs;
+  std::map<std::array<std::int64_t, 3>, std::shared_ptr<const rrs::PreparedWeight>> identities;
+  std::vector<float> x_hat;
+};
+
+TEST_F(AllLinears, CodesAreTheReferencesAndOutputsWithinTheirBound) {
+  const std::size_t layers = (30 + kLayerStep - 1) / kLayerStep;
+  int methods = 0;
+  for (const std::string& name : method_names()) {
+    if (make_method(name, {}).kind == LinearKind::kFloat) continue;
+    // Any codes will do, and absmax is 10 times faster than the search.
+    Method method = make_method(name, {});
+    if (method.kind == LinearKind::kRrs)
+      method = make_method(name, {{"", "weight-scale", "absmax"}});
+    if (method.kind == LinearKind::kSimulatedRs) continue;
+    const Counts c = check_method(method);
+    std::printf(
+        "%-16s %zu linears: %zu codes of %zu inputs, %zu on a tie; %zu outputs, closest %.2f "
+        "of the bound\n",
+        name.c_str(), c.linears, c.codes, c.inputs, c.ties, c.outputs, c.closest);
+    EXPECT_EQ(c.linears, 7 * layers) << name;
+    EXPECT_EQ(c.wrong_codes, 0u) << name;
+    EXPECT_LE(c.ties, c.codes / 10000) << name;
+    EXPECT_EQ(c.beyond_bound, 0u) << name;
+    ++methods;
+  }
+  EXPECT_EQ(methods, 15);
+}
+
+}  // namespace
