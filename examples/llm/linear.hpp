@@ -83,7 +83,12 @@ class Linear {
   // The packed weight, for the quantized file; nullptr where there is none.
   virtual const rrs::WeightView* packed() const noexcept { return nullptr; }
   virtual const InputChannels* channels() const noexcept { return nullptr; }
+  // The low-rank branches of all linears that share this one's input: prepared together.
+  virtual void carry(const std::vector<rrs::LowRankView>& branches) { (void)branches; }
 };
+
+// Tells linears that share an input about each other's low-rank branches.
+void share_branches(const std::vector<Linear*>& siblings);
 
 // Float weights [rows][cols].
 std::unique_ptr<Linear> make_float_linear(std::string name, std::vector<float> weight,

@@ -60,6 +60,13 @@ bool same_channels(const rrs::LayerChannels& a, const rrs::LayerChannels& b,
          same_values(a.input_permutation, b.input_permutation, count);
 }
 
+bool holds_branch(const rrs::PreparedActivation& a, const rrs::LowRankView& b) noexcept {
+  for (int i = 0; i < a.low_rank_count; ++i) {
+    if (a.low_rank[i].down == b.down && a.low_rank[i].rank == b.rank) return true;
+  }
+  return b.rank == 0;
+}
+
 class RrsLinear final : public Linear {
  public:
   RrsLinear(std::string name, const rrs::WeightView& weight, const rrs::Scheme& scheme,
@@ -68,7 +75,8 @@ class RrsLinear final : public Linear {
         weight_(weight),
         scheme_(scheme),
         channels_(std::move(channels)),
-        owner_(std::move(owner)) {
+        owner_(std::move(owner)),
+        branches_{weight_.low_rank} {
     const rrs::Explanation e = rrs::explain(scheme_, 1, weight_.n, weight_.k);
     if (!e.status) fail(name_, e.status);
     kernel_ = e.kernel;
@@ -86,31 +94,43 @@ class RrsLinear final : public Linear {
 
   LinearInfo info() const override {
     const int bits = scheme_.activation.bits;
-    return LinearInfo{name_,
-                      "w" + std::to_string(weight_.scheme.weight.bits) + "a" + std::to_string(bits),
-                      kernel_,
-                      false,
-                      weight_.n * weight_.k,
-                      weight_.stored_bytes()};
+    return LinearInfo{
+        name_,
+        "w" + std::to_string(weight_.scheme.weight.bits) + "a" + std::to_string(bits) + rank_text(),
+        kernel_,
+        false,
+        weight_.n * weight_.k,
+        weight_.stored_bytes()};
   }
 
   const rrs::WeightView* packed() const noexcept override { return &weight_; }
   const InputChannels* channels() const noexcept override { return &channels_; }
+  void carry(const std::vector<rrs::LowRankView>& branches) override { branches_ = branches; }
 
  private:
+  std::string rank_text() const {
+    const std::int64_t rank = weight_.low_rank.rank;
+    return rank > 0 ? "+r" + std::to_string(rank) : "";
+  }
+
   const rrs::PreparedActivation& prepare(InputCache& input, const ThreadPool& pool) const {
     InputCache::Prepared& p = input.prepared();
     const rrs::LayerChannels channels = channels_.view();
+    const auto branches = static_cast<std::int64_t>(branches_.size());
     const std::size_t bytes = rrs::workspace_bytes(
-        input.rows(), input.cols(), scheme_, scheme_.activation.exact_reference ? weight_.n : 0);
+        input.rows(), input.cols(), scheme_, scheme_.activation.exact_reference ? weight_.n : 0,
+        rrs::low_rank_columns(branches_.data(), branches));
     // A larger workspace (exact_reference repacks the weight there) means preparing again.
     if (p.valid && bytes <= p.workspace.bytes() && same_preparation(p.scheme, scheme_) &&
-        same_channels(p.channels, channels, input.cols())) {
+        same_channels(p.channels, channels, input.cols()) &&
+        holds_branch(p.activation, weight_.low_rank)) {
       return p.activation;
     }
     if (p.workspace.bytes() < bytes) p.workspace = rrs::Workspace(bytes + bytes / 4);
     rrs::ActivationOptions options;
     options.channels = channels;
+    options.low_rank = branches_.data();
+    options.low_rank_count = branches;
     const rrs::MatrixView<const float> x(input.x(), input.rows(), input.cols());
     p.valid = false;
     const rrs::Status status =
@@ -127,10 +147,23 @@ class RrsLinear final : public Linear {
   rrs::Scheme scheme_;
   InputChannels channels_;
   std::shared_ptr<const void> owner_;
+  std::vector<rrs::LowRankView> branches_;
   std::string kernel_;
 };
 
 }  // namespace
+
+void share_branches(const std::vector<Linear*>& siblings) {
+  std::vector<rrs::LowRankView> branches;
+  for (const Linear* l : siblings) {
+    if (l->packed() != nullptr && l->packed()->low_rank.rank > 0) {
+      branches.push_back(l->packed()->low_rank);
+    }
+  }
+  for (Linear* l : siblings) {
+    if (!branches.empty()) l->carry(branches);
+  }
+}
 
 std::unique_ptr<Linear> make_rrs_linear(std::string name, rrs::WeightView weight,
                                         const rrs::Scheme& scheme, InputChannels channels,

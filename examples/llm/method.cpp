@@ -342,7 +342,9 @@ std::string describe(const WeightPlan& w) {
   if (!w.aser.on()) return text;
   text += w.aser.rank > 0 ? "; rank " + std::to_string(w.aser.rank)
                           : "; rank for share " + number(w.aser.alpha);
-  if (w.aser.outliers > 0) text += ", " + std::to_string(w.aser.outliers) + " outliers smoothed";
+  if (w.aser.smoothed() > 0) {
+    text += ", " + std::to_string(w.aser.smoothed()) + " outliers smoothed";
+  }
   return text;
 }
 

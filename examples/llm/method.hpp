@@ -38,8 +38,16 @@ enum class Solver {
 struct AserSpec {
   int rank = 0;
   double alpha = 0.0;  // > 0: instead of a rank, the share of the singular values that it must hold
-  int outliers = 0;    // inputs taken out of the quantized matrix and smoothed
+  // Inputs taken out of the quantized matrix and smoothed. kAutoOutliers: half of the rank, at most
+  // the published 32.
+  int outliers = 0;
+  static constexpr int kAutoOutliers = -1;
   bool on() const noexcept { return rank > 0 || alpha > 0.0; }
+  int smoothed() const noexcept {
+    if (!on()) return 0;
+    if (outliers != kAutoOutliers) return outliers;
+    return alpha > 0.0 || rank >= 64 ? 32 : rank / 2;
+  }
 };
 
 // What a method decides about a linear beside its scheme.

@@ -1,5 +1,6 @@
 #include "prepare.hpp"
 
+#include <cmath>
 #include <stdexcept>
 #include <utility>
 
@@ -116,8 +117,14 @@ InputChannels LinearMaker::make_channels(std::size_t layer, std::size_t linear,
   InputChannels c;
   const std::size_t input = input_of(linear);
   if (method_.scheme.smoothquant_alpha > 0.0f) c.divisor = make_divisor(layer, input);
-  if (!plan.weight.zigzag) return c;
   const std::string name = linear_name(layer, linear);
+  if (plan.weight.aser.smoothed() > 0 && !c.divisor.empty()) {
+    throw std::runtime_error(name + ": ASER's smoothing does not go with SmoothQuant: outliers=0");
+  }
+  if (plan.weight.aser.smoothed() > 0) {
+    c.divisor = smoothing(layer, input, plan.weight.aser.smoothed()).divisor;
+  }
+  if (!plan.weight.zigzag) return c;
   if (plan.scheme.rotation.kind != rrs::RotationKind::kBlock) {
     throw std::runtime_error(name +
                              ": zigzag deals channels to rotation blocks: it needs "
@@ -133,12 +140,51 @@ InputChannels LinearMaker::make_channels(std::size_t layer, std::size_t linear,
 const InputChannels& LinearMaker::channels(std::size_t layer, std::size_t linear) {
   const LinearPlan plan = method_.plan(layer, linear);
   const std::string key = std::to_string(layer) + "|" + std::to_string(input_of(linear)) + "|" +
-                          describe_weight(plan.scheme) + (plan.weight.zigzag ? "|zigzag" : "");
+                          describe_weight(plan.scheme) + (plan.weight.zigzag ? "|zigzag" : "") +
+                          "|" + std::to_string(plan.weight.aser.smoothed());
   if (key != channels_key_) {
     channels_ = make_channels(layer, linear, plan);
+    outliers_.clear();
+    if (const int f = plan.weight.aser.smoothed(); f > 0) {
+      outliers_ = smoothing(layer, input_of(linear), f).outliers;
+    }
     channels_key_ = key;
   }
   return channels_;
+}
+
+rrs::AserSmoothing LinearMaker::smoothing(std::size_t layer, std::size_t input,
+                                          std::int64_t outliers) const {
+  const rrs::InputStatistics& x = options_.calibration->input(layer, input);
+  const std::size_t k = x.sums.size();
+  std::vector<double> mean_x(k), mean_w(k, 0.0);
+  for (std::size_t j = 0; j < k; ++j) mean_x[j] = x.sums[j] / static_cast<double>(x.tokens);
+  double rows = 0.0;
+  for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
+    if (input_of(l) != input) continue;
+    const Tensor w = read(linear_name(layer, l));
+    rows += static_cast<double>(w.view.rows);
+    for (std::size_t i = 0; i < w.values.size(); ++i) {
+      mean_w[i % k] += std::abs(static_cast<double>(w.values[i]));
+    }
+  }
+  for (double& m : mean_w) m /= rows;
+  rrs::Result<rrs::AserSmoothing> made = rrs::aser_smoothing(mean_x, mean_w, outliers);
+  if (!made) fail("layer " + std::to_string(layer) + ": aser", made.status());
+  return std::move(*made);
+}
+
+const std::vector<double>& LinearMaker::hessian(std::size_t layer, std::size_t linear) {
+  const InputChannels& in = channels(layer, linear);
+  if (hessian_key_ == channels_key_) return hessian_;
+  const std::string name = linear_name(layer, linear);
+  hessian_ = options_.calibration->hessian(layer, input_of(linear));
+  const rrs::Status status = rrs::change_basis(
+      packable(method_.plan(layer, linear).scheme), in.view(),
+      static_cast<std::int64_t>(model_.info(name)->columns), true, &hessian_, pool_);
+  if (!status) fail(name, status);
+  hessian_key_ = channels_key_;
+  return hessian_;
 }
 
 const rrs::HessianFactor& LinearMaker::factor(std::size_t layer, std::size_t linear) {
@@ -147,17 +193,17 @@ const rrs::HessianFactor& LinearMaker::factor(std::size_t layer, std::size_t lin
   const std::string key = channels_key_ + describe(plan.weight);
   if (key == factor_key_) return *factor_;
   const std::string name = linear_name(layer, linear);
+  const auto k = static_cast<std::int64_t>(model_.info(name)->columns);
   const bool gptaq = plan.weight.solver == Solver::kGptaq;
   std::vector<double> h;
   if (gptaq) {
     use_stream(layer, linear, &h);
+    const rrs::Status status =
+        rrs::change_basis(packable(plan.scheme), in.view(), k, true, &h, pool_);
+    if (!status) fail(name, status);
   } else {
-    h = options_.calibration->hessian(layer, input_of(linear));
+    h = hessian(layer, linear);
   }
-  const auto k = static_cast<std::int64_t>(model_.info(name)->columns);
-  const rrs::Status status =
-      rrs::change_basis(packable(plan.scheme), in.view(), k, true, &h, pool_);
-  if (!status) fail(name, status);
   rrs::HessianOptions options;
   options.damping = plan.weight.damping;
   options.act_order = plan.weight.act_order;
@@ -207,27 +253,54 @@ void LinearMaker::tell_stream(std::size_t layer, std::size_t linear, const Linea
                       make_rrs_linear(name, *weight, plan.scheme, channels(layer, linear), weight));
 }
 
-// GPTQ: the weight in its basis, codes column by column, packed as they are.
-rrs::Result<rrs::PreparedWeight> LinearMaker::solve(std::size_t layer, std::size_t linear,
-                                                    const rrs::Scheme& scheme,
-                                                    const WeightPlan& how) {
-  const Tensor w = read(linear_name(layer, linear));
+std::vector<float> LinearMaker::in_basis(std::size_t layer, std::size_t linear, const Tensor& w,
+                                         const rrs::Scheme& scheme) {
   rrs::WeightOptions options;
   options.channels = channels(layer, linear).view();
   std::vector<float> moved(w.values.size());
-  const rrs::MatrixView<float> in_basis(moved.data(), w.view.rows, w.view.cols);
-  if (rrs::Status s = rrs::transform_weight(w.view, scheme, in_basis, options, pool_); !s) return s;
+  const rrs::MatrixView<float> out(moved.data(), w.view.rows, w.view.cols);
+  const rrs::Status status = rrs::transform_weight(w.view, scheme, out, options, pool_);
+  if (!status) fail(linear_name(layer, linear), status);
+  return moved;
+}
+
+// GPTQ: the weight in its basis, codes column by column, packed as they are.
+rrs::Result<rrs::PreparedWeight> LinearMaker::solve(std::size_t layer, std::size_t linear,
+                                                    const Tensor& w, const rrs::Scheme& scheme,
+                                                    const WeightPlan& how) {
+  const std::vector<float> moved = in_basis(layer, linear, w, scheme);
+  const rrs::MatrixView<const float> view(moved.data(), w.view.rows, w.view.cols);
   const rrs::HessianFactor& found = factor(layer, linear);
   rrs::GptqOptions gptq;
   if (how.solver == Solver::kGptaq) gptq.correction = &correction_;
-  const rrs::Result<rrs::GptqResult> solved =
-      rrs::gptq(in_basis, found, scheme.weight, gptq, pool_);
+  const rrs::Result<rrs::GptqResult> solved = rrs::gptq(view, found, scheme.weight, gptq, pool_);
   if (!solved) return solved.status();
   const std::int64_t groups = rrs::group_count(w.view.cols, scheme.weight.group);
   return rrs::weight_from_quantized(
       rrs::MatrixView<const std::int8_t>(solved->codes.data(), w.view.rows, w.view.cols),
       rrs::MatrixView<const rrs::f16>(solved->scales.data(), w.view.rows, groups), scheme,
-      rrs::channels_fingerprint(options.channels, w.view.cols));
+      rrs::channels_fingerprint(channels(layer, linear).view(), w.view.cols));
+}
+
+rrs::Result<rrs::PreparedWeight> LinearMaker::reconstruct(std::size_t layer, std::size_t linear,
+                                                          const Tensor& w,
+                                                          const rrs::WeightView& base,
+                                                          const LinearPlan& plan) {
+  const std::vector<float> moved = in_basis(layer, linear, w, packable(plan.scheme));
+  rrs::AserOptions options;
+  options.rank = plan.weight.aser.rank;
+  options.share = plan.weight.aser.alpha;
+  options.damping = plan.weight.damping;
+  options.outliers = plan.weight.aser.smoothed();
+  rrs::Result<rrs::AserWeight> made =
+      rrs::aser_weight(base, rrs::MatrixView<const float>(moved.data(), base.n, base.k),
+                       hessian(layer, linear), options);
+  if (!made) return made.status();
+  if (options_.note && made->factors.damping > options.damping) {
+    options_.note(linear_name(layer, linear) + ": ASER: damping raised to " +
+                  std::to_string(made->factors.damping));
+  }
+  return std::move(made->weight);
 }
 
 std::shared_ptr<const rrs::PreparedWeight> LinearMaker::pack(std::size_t layer, std::size_t linear,
@@ -235,13 +308,20 @@ std::shared_ptr<const rrs::PreparedWeight> LinearMaker::pack(std::size_t layer, 
   const std::string name = linear_name(layer, linear);
   if (plan.kind == LinearKind::kNative) return native_weight(model_, name, plan.scheme);
   const rrs::Scheme scheme = packable(plan.scheme);
-  if (plan.weight.solver != Solver::kRtn) {
-    return keep(name, solve(layer, linear, scheme, plan.weight));
-  }
   const Tensor w = read(name);
   rrs::WeightOptions options;
   options.channels = channels(layer, linear).view();
-  return keep(name, rrs::prepare_weight(w.view, scheme, options, pool_));
+  Tensor rest = w;  // without the columns that only the branch holds
+  rest.view.data = rest.values.data();
+  for (std::size_t at = 0; at < rest.values.size(); at += static_cast<std::size_t>(w.view.cols)) {
+    for (const std::int32_t j : outliers_) rest.values[at + static_cast<std::size_t>(j)] = 0.0f;
+  }
+  std::shared_ptr<const rrs::PreparedWeight> base =
+      keep(name, plan.weight.solver == Solver::kRtn
+                     ? rrs::prepare_weight(rest.view, scheme, options, pool_)
+                     : solve(layer, linear, rest, scheme, plan.weight));
+  if (!plan.weight.aser.on()) return base;
+  return keep(name, reconstruct(layer, linear, w, *base, plan));
 }
 
 std::unique_ptr<Linear> LinearMaker::make(std::size_t layer, std::size_t linear) {
@@ -268,20 +348,33 @@ std::unique_ptr<Linear> LinearMaker::make(std::size_t layer, std::size_t linear)
   return make_rrs_linear(name, view, scheme, in, std::move(weight));
 }
 
+LayerLinears assemble_layer(std::array<std::unique_ptr<Linear>, kLinearsPerLayer> made) {
+  LayerLinears layer;
+  for (std::size_t input = 0; input < kInputsPerLayer; ++input) {
+    std::vector<Linear*> siblings;
+    for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
+      if (input_of(l) == input) siblings.push_back(made[l].get());
+    }
+    share_branches(siblings);
+  }
+  for (std::size_t l = 0; l < kLinearsPerLayer; ++l) layer[l] = std::move(made[l]);
+  return layer;
+}
+
 LinearStack prepare_linears(const ModelSource& model, const Method& method,
                             const PrepareOptions& options, const ThreadPool& pool) {
   const std::size_t layers = model.config().layers;
   LinearMaker maker(model, method, options, pool);
   LinearStack stack;
   for (std::size_t layer = 0; layer < layers; ++layer) {
-    LayerLinears linears;
+    std::array<std::unique_ptr<Linear>, kLinearsPerLayer> made;
     for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
-      linears[l] = maker.make(layer, l);
+      made[l] = maker.make(layer, l);
       if (options.progress) {
         options.progress(layer * kLinearsPerLayer + l + 1, layers * kLinearsPerLayer);
       }
     }
-    stack.push_back(std::move(linears));
+    stack.push_back(assemble_layer(std::move(made)));
   }
   return stack;
 }

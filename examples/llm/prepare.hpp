@@ -18,6 +18,7 @@
 #include "method.hpp"
 #include "model_source.hpp"
 #include "quantized_stream.hpp"
+#include "rrs/calibrate/aser.hpp"
 #include "rrs/core/view.hpp"
 #include "rrs/pipeline/weight_view.hpp"
 
@@ -61,7 +62,8 @@ class LinearMaker {
   std::unique_ptr<Linear> make(std::size_t layer, std::size_t linear);
   // SmoothQuant's divisors and the zigzag permutation of a linear's input.
   const InputChannels& channels(std::size_t layer, std::size_t linear);
-  // The Hessian of a linear's input in the basis in which its weight is quantized, factored.
+  // The Hessian of a linear's input in the basis in which its weight is quantized; and factored.
+  const std::vector<double>& hessian(std::size_t layer, std::size_t linear);
   const rrs::HessianFactor& factor(std::size_t layer, std::size_t linear);
 
  private:
@@ -70,11 +72,20 @@ class LinearMaker {
     rrs::MatrixView<const float> view;
   };
   Tensor read(const std::string& name) const;
+  // W in its basis, [N][K].
+  std::vector<float> in_basis(std::size_t layer, std::size_t linear, const Tensor& w,
+                              const rrs::Scheme& scheme);
+  // Means over the calibration tokens, and over all weights of an input: which channels stand out.
+  rrs::AserSmoothing smoothing(std::size_t layer, std::size_t input, std::int64_t outliers) const;
+  // With the low-rank branch that rebuilds what `base` lost of `w`.
+  rrs::Result<rrs::PreparedWeight> reconstruct(std::size_t layer, std::size_t linear,
+                                               const Tensor& w, const rrs::WeightView& base,
+                                               const LinearPlan& plan);
   InputChannels make_channels(std::size_t layer, std::size_t linear, const LinearPlan& plan) const;
   std::vector<float> make_divisor(std::size_t layer, std::size_t input) const;
   std::shared_ptr<const rrs::PreparedWeight> pack(std::size_t layer, std::size_t linear,
                                                   const LinearPlan& plan);
-  rrs::Result<rrs::PreparedWeight> solve(std::size_t layer, std::size_t linear,
+  rrs::Result<rrs::PreparedWeight> solve(std::size_t layer, std::size_t linear, const Tensor& w,
                                          const rrs::Scheme& scheme, const WeightPlan& how);
   void use_stream(std::size_t layer, std::size_t linear, std::vector<double>* hessian);
   void tell_stream(std::size_t layer, std::size_t linear, const LinearPlan& plan,
@@ -86,12 +97,18 @@ class LinearMaker {
   const ThreadPool& pool_;
   std::string channels_key_;
   InputChannels channels_;
+  std::vector<std::int32_t> outliers_;  // of channels_: kept out of the quantized weight
+  std::string hessian_key_;
+  std::vector<double> hessian_;
   std::string factor_key_;
   std::unique_ptr<rrs::HessianFactor> factor_;
   std::vector<double> correction_;           // GPTAQ's, beside the factor
   std::unique_ptr<QuantizedStream> stream_;  // GPTAQ's
   std::vector<double> difference_;
 };
+
+// One layer's linears, with the branches of those that share an input made known to each other.
+LayerLinears assemble_layer(std::array<std::unique_ptr<Linear>, kLinearsPerLayer> made);
 
 LinearStack prepare_linears(const ModelSource& model, const Method& method,
                             const PrepareOptions& options, const ThreadPool& pool);

@@ -36,8 +36,8 @@ std::uint64_t hash_text(const std::string& text, std::uint64_t seed) {
 
 // Bytes of the serialized weight, known before it is prepared.
 std::size_t serialized_size(std::int64_t n, std::int64_t k, const rrs::WeightScheme& scheme,
-                            bool offsets) {
-  const rrs::Result<rrs::WeightLayout> layout = rrs::weight_layout(n, k, scheme, offsets);
+                            bool offsets, std::int64_t rank) {
+  const rrs::Result<rrs::WeightLayout> layout = rrs::weight_layout(n, k, scheme, offsets, rank);
   if (!layout) throw std::runtime_error(layout.status().message());
   return static_cast<std::size_t>(rrs::detail::kWeightHeaderBytes + layout->total_bytes);
 }
@@ -63,13 +63,18 @@ std::vector<TensorSpec> file_layout(const ModelSource& model, const Method& meth
       const LinearPlan plan = method.plan(layer, l);
       if (plan.kind == LinearKind::kFloat) continue;  // read from the model
       const std::string name = linear_name(layer, l);
+      if (plan.weight.aser.alpha > 0.0) {
+        throw std::runtime_error(name +
+                                 ": rank-share: a file needs ranks known beforehand: rank=R");
+      }
       const TensorInfo info = *model.info(name);
-      specs.push_back({name + ".rrs",
-                       Dtype::kU8,
-                       {serialized_size(static_cast<std::int64_t>(info.rows),
-                                        static_cast<std::int64_t>(info.columns),
-                                        stored_scheme(plan), has_offsets(model, name, plan))}});
-      if (method.scheme.smoothquant_alpha > 0.0f) {
+      specs.push_back(
+          {name + ".rrs",
+           Dtype::kU8,
+           {serialized_size(static_cast<std::int64_t>(info.rows),
+                            static_cast<std::int64_t>(info.columns), stored_scheme(plan),
+                            has_offsets(model, name, plan), plan.weight.aser.rank)}});
+      if (method.scheme.smoothquant_alpha > 0.0f || plan.weight.aser.smoothed() > 0) {
         specs.push_back({name + ".divisor", Dtype::kF32, {info.columns}});
       }
       if (plan.weight.zigzag) {
@@ -334,7 +339,7 @@ QuantizedFile open_quantized(const std::string& path, const ModelSource& model) 
   q.description = metadata_of(*file, "description");
   check_packable(q.method);
   for (std::size_t layer = 0; layer < model.config().layers; ++layer) {
-    LayerLinears linears;
+    std::array<std::unique_ptr<Linear>, kLinearsPerLayer> linears;
     for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
       const std::string name = linear_name(layer, l);
       if (q.method.plan(layer, l).kind == LinearKind::kFloat) {
@@ -345,7 +350,7 @@ QuantizedFile open_quantized(const std::string& path, const ModelSource& model) 
         linears[l] = map_linear(file, model, name);
       }
     }
-    q.linears.push_back(std::move(linears));
+    q.linears.push_back(assemble_layer(std::move(linears)));
   }
   return q;
 }

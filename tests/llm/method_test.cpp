@@ -60,6 +60,8 @@ TEST(Method, SuffixesReachTheirFields) {
   EXPECT_TRUE(parse_method("aser-w4a6+qfep", {}).qfep);
   EXPECT_EQ(parse_method("aser-w4a6", {}).scheme.activation.bits, 6);
   EXPECT_EQ(parse_method("aser-w4a6", {}).weight.aser.rank, 64);
+  EXPECT_EQ(parse_method("aser-w4a6", {}).weight.aser.smoothed(), 32);
+  EXPECT_EQ(make_method("aser-w4a6@rank=8", {}).plan(0, 0).weight.aser.smoothed(), 4);
   EXPECT_TRUE(parse_method("rrs-plan", {}).recipe);
   for (const char* text : {"fp-gptq", "fp+aser", "q4_0-native-gptq", "rrs+", "rrs-gptq+nonsense",
                            "gptq", "+aser", "rrs@rank=-1", "rrs@damping=0", "rrs@solver=best"}) {
@@ -69,9 +71,7 @@ TEST(Method, SuffixesReachTheirFields) {
 }
 
 TEST(Method, WhatIsNotImplementedIsRefusedByName) {
-  for (const auto& [text, what] : {std::pair{"rrs+aser", "aser"},
-                                   {"rrs+qfem", "qfem"},
-                                   {"rrs+qfep", "qfep"}}) {
+  for (const auto& [text, what] : {std::pair{"rrs+qfem", "qfem"}, {"rrs+qfep", "qfep"}}) {
     expect_in(refusal([&, t = text] { make_method(t, {}); }), {what, "not available yet"});
   }
 }
