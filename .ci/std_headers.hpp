@@ -15,6 +15,7 @@
 #include <immintrin.h>
 #include <iosfwd>
 #include <limits>
+#include <map>
 #include <memory>
 #include <new>
 #include <numeric>

@@ -7,6 +7,7 @@
 // attends to the stored, rounded K and V, its own token's included, so that a whole prompt at once
 // and token by token give the same bits. Two stores: 16 bits (f16 values, expanded, in panels for
 // the float kernel) and rrs::KvCache at 8 or 4 bits. Both grow by pages without copying the past.
+// A prefix stays in 16 bits in both: append_exact once, then one fork per sequence.
 
 #include <cstddef>
 #include <cstdint>
@@ -36,6 +37,10 @@ class KvStore {
   virtual ~KvStore() = default;
   // Rows of k and v: [tokens][kv_heads * head_size].
   virtual void append(const float* k, const float* v, std::int64_t tokens) = 0;
+  // The same in 16 bits, whatever the store's width; before any other append.
+  virtual void append_exact(const float* k, const float* v, std::int64_t tokens) = 0;
+  // A second store with the same keys and values; at 8 and 4 bits the pages are shared.
+  virtual std::unique_ptr<KvStore> fork() const = 0;
   // The last `tokens` appended attend: q and out are [tokens][heads * head_size].
   virtual void attend(const float* q, std::int64_t tokens, float* out,
                       const ThreadPool& pool) const = 0;

@@ -38,6 +38,11 @@ class F16Store final : public KvStore {
     }
   }
 
+  void append_exact(const float* k, const float* v, std::int64_t tokens) override {
+    append(k, v, tokens);
+  }
+  std::unique_ptr<KvStore> fork() const override { return std::make_unique<F16Store>(*this); }
+
   void attend(const float* q, std::int64_t tokens, float* out,
               const ThreadPool& pool) const override {
     const std::int64_t tile = (std::max)(std::int64_t{1}, kTileRows / shape_.group());

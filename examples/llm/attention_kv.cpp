@@ -24,9 +24,20 @@ class KvCacheStore final : public KvStore {
     if (!made) fail(made.status());
     cache_ = std::move(*made);
   }
+  KvCacheStore(const AttentionShape& shape, rrs::KvCache cache)
+      : shape_(shape), cache_(std::move(cache)) {}
 
   void append(const float* k, const float* v, std::int64_t tokens) override {
     if (const rrs::Status status = cache_.append(k, v, tokens); !status) fail(status);
+  }
+
+  void append_exact(const float* k, const float* v, std::int64_t tokens) override {
+    if (const rrs::Status status = cache_.append_exact(k, v, tokens); !status) fail(status);
+  }
+  std::unique_ptr<KvStore> fork() const override {
+    rrs::Result<rrs::KvCache> made = cache_.fork();
+    if (!made) fail(made.status());
+    return std::make_unique<KvCacheStore>(shape_, std::move(*made));
   }
 
   void attend(const float* q, std::int64_t tokens, float* out,

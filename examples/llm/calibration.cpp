@@ -18,6 +18,10 @@ std::uint64_t identity_of(const Engine& engine, const std::vector<TokenId>& toke
   std::uint64_t h = rrs::hash_bytes(model.data(), model.size(), 7);
   h = rrs::hash_bytes(tokens.data(), tokens.size() * sizeof(TokenId), h);
   h = rrs::hash_bytes(starts.data(), starts.size() * sizeof(std::size_t), h);
+  if (engine.prefix() != nullptr) {
+    const std::vector<TokenId>& prefix = engine.prefix()->tokens;
+    h = rrs::hash_bytes(prefix.data(), prefix.size() * sizeof(TokenId), h);
+  }
   return rrs::hash_bytes(&options.context, sizeof options.context, h);
 }
 

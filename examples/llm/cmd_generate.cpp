@@ -16,7 +16,8 @@ void run_generate(const Options& o) {
                                    : session.open(o.weights);
   EncodeOptions encode;
   encode.parse_special = true;
-  encode.prepend_bos = session.model().config().add_bos;
+  // A prefix has the BOS already.
+  encode.prepend_bos = session.model().config().add_bos && c.engine->prefix() == nullptr;
   const Tokenizer& tokenizer = session.model().tokenizer();
   const std::vector<TokenId> prompt = tokenizer.encode(o.prompt, encode);
   print(o.prompt);

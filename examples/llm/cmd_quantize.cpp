@@ -23,16 +23,19 @@ struct SideFiles {
   }
 };
 
-void quantize(const Options& o, const Method& method, const SideFiles& side) {
+// The method as written: QFeM's modules are named in it.
+Method quantize(const Options& o, const Method& asked, const SideFiles& side) {
   SessionOptions open = o.session;
   PrepareOptions options;
-  if (method.needs_hessians()) {
+  if (asked.needs_hessians()) {
     open.statistics = side.statistics;
     // GPTAQ's linears depend on those before them, so they are all made again.
-    if (!method.needs_stream()) options.unfinished = side.linears;
+    if (!asked.needs_stream()) options.unfinished = side.linears;
   }
   open.resume = options.resume = o.resume;
   Session session(open);
+  const Method method = session.resolve(asked);
+  options.prefix = session.prefix(method);
   session.give_calibration(method, &options);
   Progress progress("quantizing " + method.name, "linears");
   options.progress = [&](std::size_t done, std::size_t all) {
@@ -40,13 +43,14 @@ void quantize(const Options& o, const Method& method, const SideFiles& side) {
   };
   options.note = [](const std::string& line) { print(line + "\n"); };
   write_quantized(session.model(), method, options, session.pool(), o.out);
+  return method;
 }
 
 void run_quantize(const Options& o) {
-  const Method method = make_method(only_method(o), all_settings(o));
+  Method method = make_method(only_method(o), all_settings(o));
   const SideFiles side{o.out + ".statistics", o.out + ".linears"};
   try {
-    quantize(o, method, side);
+    method = quantize(o, method, side);
   } catch (...) {  // a kill leaves them for --resume, an error does not
     if (!o.resume) side.remove();
     throw;

@@ -86,10 +86,28 @@ Engine::Engine(std::shared_ptr<const ModelParts> parts, LinearStack linears, Sto
   }
 }
 
+void Engine::set_prefix(std::shared_ptr<const Prefix> prefix) {
+  std::vector<std::unique_ptr<KvStore>> stores;
+  if (prefix != nullptr) {
+    check_prefix(*prefix, config());
+    const AttentionShape shape(config());
+    const std::int64_t tokens = size_of(prefix->tokens.size());
+    for (const Prefix::Layer& layer : prefix->layers) {
+      stores.push_back(stores_(shape));
+      stores.back()->append_exact(layer.k.data(), layer.v.data(), tokens);
+    }
+  }
+  prefix_ = std::move(prefix);
+  prefix_stores_ = std::move(stores);
+}
+
 Sequence Engine::start() const {
   Sequence sequence;
   const AttentionShape shape(config());
-  for (std::size_t i = 0; i < config().layers; ++i) sequence.stores_.push_back(stores_(shape));
+  for (std::size_t i = 0; i < config().layers; ++i) {
+    sequence.stores_.push_back(prefix_ == nullptr ? stores_(shape) : prefix_stores_[i]->fork());
+  }
+  if (prefix_ != nullptr) sequence.length_ = size_of(prefix_->tokens.size());
   return sequence;
 }
 
@@ -185,6 +203,7 @@ void Engine::attention_block(std::size_t layer, KvStore* store, std::int64_t pos
   {
     const Stopwatch watch(&times_.attention);
     position_heads(layer, position);
+    if (kv_observer_) kv_observer_(layer, b_.k.data(), b_.v.data(), rows_);
     store->append(b_.k.data(), b_.v.data(), rows_);
     store->attend(b_.q.data(), rows_, b_.mixed.data(), pool_);
   }
@@ -255,8 +274,11 @@ const float* Engine::forward(const std::vector<TokenId>& tokens, Sequence* seque
   const std::size_t rows = tokens.size();
   const std::size_t end = static_cast<std::size_t>(sequence->length_) + rows;
   if (rows == 0 || end > c.context) {
+    const std::string prefix =
+        prefix_ == nullptr ? ""
+                           : ", of which a prefix takes " + std::to_string(prefix_->tokens.size());
     throw std::runtime_error("tokens: " + std::to_string(end) + " in the sequence are not 1 to " +
-                             std::to_string(c.context) + " (the model's context)");
+                             std::to_string(c.context) + " (the model's context" + prefix + ")");
   }
   rope_.reserve(size_of(end));
   embed(tokens);

@@ -17,6 +17,7 @@
 #include "attention.hpp"
 #include "linear.hpp"
 #include "model_source.hpp"
+#include "prefix.hpp"
 #include "rope.hpp"
 #include "thread_pool.hpp"
 
@@ -60,7 +61,7 @@ struct EngineTimes {
 
 class Sequence {
  public:
-  std::int64_t length() const noexcept { return length_; }
+  std::int64_t length() const noexcept { return length_; }  // the prefix included
   std::int64_t kv_bytes() const noexcept;
 
  private:
@@ -75,6 +76,11 @@ class Engine {
  public:
   Engine(std::shared_ptr<const ModelParts> parts, LinearStack linears, StoreFactory stores,
          const ThreadPool& pool);
+
+  // With a prefix every sequence starts behind its tokens: their keys and values are in its cache,
+  // its positions follow theirs. Throws when the prefix does not fit the model. nullptr: none.
+  void set_prefix(std::shared_ptr<const Prefix> prefix);
+  const std::shared_ptr<const Prefix>& prefix() const noexcept { return prefix_; }
 
   Sequence start() const;
   // Appends the tokens and returns their final hidden states [tokens][hidden], normed for the head;
@@ -108,6 +114,12 @@ class Engine {
   // Called with the residual stream [rows][hidden] that enters every layer.
   using LayerObserver = std::function<void(std::size_t layer, const float* x, std::int64_t rows)>;
   void observe_layers(LayerObserver observer) { layer_observer_ = std::move(observer); }
+  // Called with K (after RoPE) and V of a call's tokens, [rows][kv_heads * head_size].
+  using KvObserver =
+      std::function<void(std::size_t layer, const float* k, const float* v, std::int64_t rows)>;
+  void observe_kv(KvObserver observer) { kv_observer_ = std::move(observer); }
+  // Only that many layers run, for probes: no hidden state of the last layer then. 0: all.
+  void limit_layers(std::size_t layers) noexcept { layer_limit_ = layers; }
 
  private:
   struct Buffers {
@@ -134,6 +146,10 @@ class Engine {
   EngineTimes times_;
   Observer observer_;
   LayerObserver layer_observer_;
+  KvObserver kv_observer_;
+  std::size_t layer_limit_ = 0;
+  std::shared_ptr<const Prefix> prefix_;
+  std::vector<std::unique_ptr<KvStore>> prefix_stores_;  // per layer; sequences fork them
 };
 
 }  // namespace rrs_llm

@@ -1,5 +1,6 @@
 #include "method.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <limits>
 #include <stdexcept>
@@ -61,6 +62,23 @@ double parse_share(const Setting& s) {
   return value;
 }
 
+int parse_exempt_bits(const Setting& s) {
+  if (s.value == "8" || s.value == "16") return s.value == "8" ? 8 : 16;
+  bad_setting(s, "8 or 16");
+}
+
+std::vector<TokenId> parse_tokens(const Setting& s) {
+  std::vector<TokenId> tokens;
+  for (std::size_t at = 0; at <= s.value.size();) {
+    const std::size_t end = (std::min)(s.value.find(':', at), s.value.size());
+    const std::string_view text = std::string_view(s.value).substr(at, end - at);
+    tokens.push_back(
+        static_cast<TokenId>(parse_integer(s, text, 0, std::numeric_limits<TokenId>::max())));
+    at = end + 1;
+  }
+  return tokens;
+}
+
 bool parse_switch(const Setting& s) {
   if (s.value == "0" || s.value == "1") return s.value == "1";
   bad_setting(s, "0 or 1");
@@ -111,6 +129,18 @@ bool glob(std::string_view pattern, std::string_view name) {
          glob(pattern.substr(1), name.substr(1));
 }
 
+// Each token alone, without whatever a window of tokens had.
+void exempt(int bits, LinearPlan* plan) {
+  if (plan->kind == LinearKind::kSimulatedRs) plan->kind = LinearKind::kRrs;
+  plan->scheme.simulated = false;
+  rrs::ActivationScheme& a = plan->scheme.activation;
+  a.bits = bits;
+  a.window = rrs::Window{};
+  a.token_scale = true;
+  a.exact_reference = false;
+  a.floor = 0.0f;
+}
+
 const char* range_text(rrs::Range range) {
   return range == rrs::Range::kFull ? "full" : "symmetric";
 }
@@ -150,6 +180,7 @@ std::string activation_text(const rrs::ActivationScheme& a) {
   std::string text = "activations " + std::to_string(a.bits) + " bits, window " +
                      window_text(a.window) + ", group " + group_text(a.group) + ", " +
                      range_text(a.range) + ", clip " + number(static_cast<double>(a.clip));
+  if (!a.token_scale) text += ", one scale per window and group";
   if (a.floor > 0.0f) text += ", floor " + number(static_cast<double>(a.floor));
   if (a.exact_reference) text += ", sorted in every call";
   return text;
@@ -174,6 +205,8 @@ void apply_setting(const Setting& s, rrs::Scheme* scheme) {
     a.group = parse_group(s);
   } else if (s.key == "window") {
     set_window(s, &a.window);
+  } else if (s.key == "token-scale") {
+    a.token_scale = parse_switch(s);
   } else if (s.key == "rotation") {
     set_rotation(s, &scheme->rotation);
   } else if (s.key == "range") {
@@ -199,9 +232,10 @@ void apply_setting(const Setting& s, rrs::Scheme* scheme) {
   } else {
     throw std::runtime_error(
         "setting " + rrs_examples::quoted_name(s.key) +
-        " is not one of aN, wN, fp, activation-bits, activation-group, window, rotation, range, "
-        "clip, weight-bits, weight-group, weight-range, weight-scale, sign-seed, solver, "
-        "act-order, zigzag, damping, rank, rank-share, outliers");
+        " is not one of aN, wN, fp, activation-bits, activation-group, window, token-scale, "
+        "rotation, range, clip, weight-bits, weight-group, weight-range, weight-scale, sign-seed, "
+        "solver, act-order, zigzag, damping, rank, rank-share, outliers, exempt, qfem-bits, "
+        "qfem-tolerance, qfep-tokens");
   }
 }
 
@@ -223,8 +257,32 @@ void apply_setting(const Setting& s, LinearPlan* plan) {
     w.aser.rank = 0;
   } else if (s.key == "outliers") {
     w.aser.outliers = static_cast<int>(parse_integer(s, s.value, 0, 65536));
+  } else if (s.key == "exempt") {
+    exempt(parse_exempt_bits(s), plan);
   } else {
     apply_setting(s, &plan->scheme);
+  }
+}
+
+bool is_method_setting(const std::string& key) noexcept {
+  return key.rfind("qfem-", 0) == 0 || key.rfind("qfep-", 0) == 0;
+}
+
+void apply_setting(const Setting& s, Method* method) {
+  if (!s.pattern.empty()) {
+    throw std::runtime_error("setting " + rrs_examples::quoted_name(s.key) +
+                             " is of a whole method, not of " +
+                             rrs_examples::quoted_name(s.pattern));
+  }
+  if (s.key == "qfem-bits") {
+    method->qfem_bits = parse_exempt_bits(s);
+  } else if (s.key == "qfem-tolerance") {
+    method->qfem_tolerance = parse_share(s);
+  } else if (s.key == "qfep-tokens") {
+    method->qfep_tokens = parse_tokens(s);
+  } else {
+    LinearPlan probe;
+    apply_setting(s, &probe);  // throws
   }
 }
 
@@ -244,7 +302,10 @@ std::vector<Setting> parse_settings(const std::string& pattern, const std::strin
       s.key = part[0] == 'a' ? "activation-bits" : "weight-bits";
       s.value = part.substr(1);
     }
-    if (s.key != "fp" || equals != std::string::npos) {
+    if (is_method_setting(s.key)) {
+      Method probe;
+      apply_setting(s, &probe);
+    } else if (s.key != "fp" || equals != std::string::npos) {
       LinearPlan probe;
       apply_setting(s, &probe);  // refuses what it does not know, now rather than later
     }
@@ -274,7 +335,7 @@ LinearPlan Method::plan(std::size_t layer, std::size_t linear) const {
   }
   const std::string linear_is = linear_name(layer, linear);
   for (const Setting& s : settings) {
-    if (!matches(s.pattern, linear_is)) continue;
+    if (is_method_setting(s.key) || !matches(s.pattern, linear_is)) continue;
     if (s.key == "fp") {
       p.kind = LinearKind::kFloat;
     } else if (p.kind != LinearKind::kFloat) {
@@ -349,10 +410,13 @@ std::string describe(const WeightPlan& w) {
 }
 
 std::string describe(const Method& m) {
-  if (m.kind == LinearKind::kFloat) return "float weights and activations";
+  if (m.kind == LinearKind::kFloat) {
+    return m.qfep ? "float weights and activations; QFeP" : "float weights and activations";
+  }
   LinearPlan plan{m.kind, m.scheme, m.weight};
   std::string exceptions;
   for (const Setting& s : m.settings) {
+    if (is_method_setting(s.key)) continue;
     if (s.pattern.empty() && s.key != "fp") {
       apply_setting(s, &plan);
     } else {
@@ -368,7 +432,7 @@ std::string describe(const Method& m) {
   }
   text += describe(plan.weight);
   if (m.recipe) text += "; precision per module from a recipe";
-  if (m.qfem) text += "; QFeM";
+  if (m.qfem) text += "; QFeM, exempt modules at " + std::to_string(m.qfem_bits) + " bits";
   if (m.qfep) text += "; QFeP";
   if (m.token_qkv) text += "; q, k, v per token";
   return text + exceptions;

@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "bpe.hpp"
 #include "rrs/core/scheme.hpp"
 #include "rrs/kv_cache/kv_scheme.hpp"
 
@@ -83,12 +84,18 @@ std::vector<Setting> parse_settings(const std::string& pattern, const std::strin
 // ?, for a glob of the whole name ("blk.2?.ffn_*").
 bool matches(const std::string& pattern, const std::string& name);
 
-// Keys: activation-bits, activation-group, window, rotation, range, clip, weight-bits,
+// Keys: activation-bits, activation-group, window, token-scale, rotation, range, clip, weight-bits,
 // weight-group, weight-range, weight-scale, sign-seed. Throws naming key, value and what is
 // allowed.
 void apply_setting(const Setting& setting, rrs::Scheme* scheme);
-// Also: solver, act-order, zigzag, damping, rank, rank-share, outliers.
+// Also: solver, act-order, zigzag, damping, rank, rank-share, outliers, and exempt (8 or 16: each
+// token's activations at that width, whatever the scheme).
 void apply_setting(const Setting& setting, LinearPlan* plan);
+
+// Settings of a whole method: qfem-bits, qfem-tolerance, qfep-tokens (ids separated by colons).
+struct Method;
+bool is_method_setting(const std::string& key) noexcept;
+void apply_setting(const Setting& setting, Method* method);
 
 struct Method {
   std::string name;    // as tables print it
@@ -97,10 +104,13 @@ struct Method {
   LinearKind kind = LinearKind::kFloat;
   rrs::Scheme scheme;
   WeightPlan weight;
-  bool qfem = false;              // modules with high spike scores are exempt
-  bool qfep = false;              // sequences start with a prefix that takes the spikes
-  bool recipe = false;            // rrs-plan: precision per module, from a file
-  std::string recipe_model;       // fingerprint of the model that the recipe is for
+  bool qfem = false;                 // modules with high spike scores are exempt
+  bool qfep = false;                 // sequences start with a prefix that takes the spikes
+  int qfem_bits = 16;                // activations of exempt modules: 16 or 8
+  double qfem_tolerance = 0.01;      // of the calibration perplexity, over that of all exempt
+  std::vector<TokenId> qfep_tokens;  // the prefix; empty: found by search
+  bool recipe = false;  // rrs-plan: precision per module, from a file
+  std::string recipe_model;  // fingerprint of the model that the recipe is for
   std::string recipe_model_name;  // for messages
   bool token_qkv = false;  // rs, rrs_published: q, k and v are quantized per token, not smoothed
   std::vector<Setting> settings;

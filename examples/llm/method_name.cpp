@@ -22,8 +22,6 @@ std::string with_underscores(std::string name) {
 }
 
 void check_available(const Method& m) {
-  if (m.qfem) unavailable(m.name, "qfem");
-  if (m.qfep) unavailable(m.name, "qfep");
   refuse_unavailable(m.name, m.weight);
 }
 
@@ -81,6 +79,14 @@ void make_aser(int activation_bits, Method* m) {
   m->weight.aser = AserSpec{64, 0.0, AserSpec::kAutoOutliers};
 }
 
+// SmoothQuant with one activation scale per call instead of one per token.
+void make_tensor_smoothquant(Method* m) {
+  m->preset = "smoothquant_w8a8";
+  m->scheme = rrs::presets::smoothquant_w8a8();
+  m->scheme.activation.window.kind = rrs::WindowKind::kWhole;
+  m->scheme.activation.token_scale = false;
+}
+
 // Names that are not presets of the library; false when `m->text` is none of them.
 bool make_named(Method* m) {
   if (m->text == "gptq_w4a16") {
@@ -91,6 +97,8 @@ bool make_named(Method* m) {
     make_aser(8, m);
   } else if (m->text == "aser_w4a6") {
     make_aser(6, m);
+  } else if (m->text == "smoothquant_w8a8_tensor") {
+    make_tensor_smoothquant(m);
   } else if (m->text == "rrs_plan") {
     m->preset = "rrs";
     m->scheme = rrs::presets::rrs();
@@ -149,8 +157,14 @@ Method parse_method(const std::string& text, const std::vector<Setting>& common)
   if (m.text == "fp") {
     m.settings.clear();
     if (at != std::string::npos) throw std::runtime_error("method fp: takes no settings");
-    if (!suffixes.empty()) throw std::runtime_error("method fp: takes no suffixes");
     m.name = m.preset = m.text;
+    for (const Suffix* s : suffixes) {
+      s->apply(&m);
+      m.name = m.text = "fp+qfep";
+    }
+    if (suffixes.size() > 1 || (suffixes.size() == 1 && !m.qfep)) {
+      throw std::runtime_error("method fp: takes no suffix but +qfep");
+    }
     return m;
   }
   m.kind = LinearKind::kRrs;
@@ -162,6 +176,14 @@ Method parse_method(const std::string& text, const std::vector<Setting>& common)
   for (const Suffix* s : suffixes) {
     s->apply(&m);
     m.text += s->written;
+  }
+  for (const Setting& s : m.settings) {
+    if (!is_method_setting(s.key)) continue;
+    apply_setting(s, &m);
+    if (s.key.rfind("qfem-", 0) == 0 ? !m.qfem : !m.qfep) {
+      throw std::runtime_error("setting " + rrs_examples::quoted_name(s.key) + ": method " +
+                               m.text + " has no +" + s.key.substr(0, 4));
+    }
   }
   m.name = at == std::string::npos ? m.text : m.text + text.substr(at);
   return m;

@@ -32,6 +32,7 @@ void add_scheme_options(CLI::App* app, Options* o) {
   add_setting(app, o, "activation-bits", "2 to 8, or 16 (not quantized)");
   add_setting(app, o, "activation-group", "16, 32, 64, 128, 256 or row");
   add_setting(app, o, "window", "one, whole or rows:N: tokens that share smoothing scales");
+  add_setting(app, o, "token-scale", "0: no scale per token (windows whole and rows:N)");
   add_setting(app, o, "rotation", "none, full or block:N");
   add_setting(app, o, "range", "symmetric or full: how a scale is found, activations");
   add_setting(app, o, "clip", "above 0, at most 1: of the activations' range");
@@ -70,6 +71,9 @@ void add_method_options(CLI::App* app, Options* o, bool several) {
                   "windows of 1024 tokens, spread over the text")
       ->capture_default_str()
       ->check(CLI::Range(1, 65536));
+  app->add_flag_callback(
+      "--spike-log", [o] { o->session.spike_log = [](const std::string& t) { print(t + "\n"); }; },
+      "print what QFeM's and QFeP's searches tried");
   add_scheme_options(app, o);
 }
 

@@ -41,6 +41,7 @@ struct PrepareOptions {
   const Calibration* calibration = nullptr;  // for methods that need one
   EngineFactory engine;                      // for GPTAQ, which runs the layers as it goes
   LinearStack float_linears;                 // for GPTAQ
+  std::shared_ptr<const Prefix> prefix;      // for the writer of quantized files
   WeightStore* store = nullptr;
   std::function<void(std::size_t done, std::size_t all)> progress;
   // For the writer of quantized files: where finished linears are kept, so that a killed run can go

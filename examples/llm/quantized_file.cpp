@@ -11,6 +11,7 @@
 
 #include "../support/quoted_name.hpp"
 #include "../support/safetensors.hpp"
+#include "prefix_file.hpp"
 #include "record_file.hpp"
 #include "recipe.hpp"
 #include "rrs/core/hash.hpp"
@@ -56,8 +57,11 @@ rrs::WeightScheme stored_scheme(const LinearPlan& plan) {
   return scheme;
 }
 
-std::vector<TensorSpec> file_layout(const ModelSource& model, const Method& method) {
-  std::vector<TensorSpec> specs;
+// The prefix comes first, then the linears.
+std::vector<TensorSpec> file_layout(const ModelSource& model, const Method& method,
+                                    const Prefix* prefix) {
+  std::vector<TensorSpec> specs =
+      prefix == nullptr ? std::vector<TensorSpec>{} : prefix_specs(*prefix, model.config());
   for (std::size_t layer = 0; layer < model.config().layers; ++layer) {
     for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
       const LinearPlan plan = method.plan(layer, l);
@@ -289,15 +293,20 @@ void write_quantized(const ModelSource& model, const Method& method, const Prepa
                      const ThreadPool& pool, const std::string& out) {
   check_packable(method);
   check_recipe_model(method, model);
-  const std::map<std::string, std::string> metadata{{"format", kQuantizedFormat},
-                                                    {"version", kQuantizedVersion},
-                                                    {"method", method.text},
-                                                    {"method_name", method.name},
-                                                    {"description", describe(method)},
-                                                    {"settings", settings_text(method)},
-                                                    {"model", model_fingerprint(model)},
-                                                    {"model_path", model.path()}};
-  SafetensorsWriter writer(out, file_layout(model, method), metadata);
+  std::map<std::string, std::string> metadata{{"format", kQuantizedFormat},
+                                              {"version", kQuantizedVersion},
+                                              {"method", method.text},
+                                              {"method_name", method.name},
+                                              {"description", describe(method)},
+                                              {"settings", settings_text(method)},
+                                              {"model", model_fingerprint(model)},
+                                              {"model_path", model.path()}};
+  if (method.qfep != (options.prefix != nullptr)) {
+    throw std::runtime_error("method " + method.name + ": +qfep and a prefix go together");
+  }
+  if (options.prefix != nullptr) metadata["prefix"] = prefix_hash(*options.prefix);
+  SafetensorsWriter writer(out, file_layout(model, method, options.prefix.get()), metadata);
+  if (options.prefix != nullptr) write_prefix(*options.prefix, &writer);
   LinearMaker maker(model, method, options, pool);
   std::unique_ptr<UnfinishedLinears> unfinished;
   if (!options.unfinished.empty()) {
@@ -338,6 +347,7 @@ QuantizedFile open_quantized(const std::string& path, const ModelSource& model) 
   q.method.name = metadata_of(*file, "method_name");
   q.description = metadata_of(*file, "description");
   check_packable(q.method);
+  if (q.method.qfep) q.prefix = read_prefix(*file, model.config());
   for (std::size_t layer = 0; layer < model.config().layers; ++layer) {
     std::array<std::unique_ptr<Linear>, kLinearsPerLayer> linears;
     for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {

@@ -4,6 +4,7 @@
 //   NAME.rrs      U8   the bytes of rrs::serialize_weight, 64-byte aligned
 //   NAME.divisor  F32  SmoothQuant's divisors of the linear's input, where there are any
 //   NAME.permutation  I32  zigzag's, where there is one
+//   prefix.tokens I32, prefix.k and prefix.v F16 [layers, tokens, kv width]: of methods with +qfep
 //   metadata      format, version, method, description, model fingerprint
 //
 // From: `quantize`; to: `perplexity` and `generate` with --weights. A safetensors file that appears
@@ -13,6 +14,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "engine.hpp"
@@ -36,7 +38,8 @@ void write_quantized(const ModelSource& model, const Method& method, const Prepa
 struct QuantizedFile {
   Method method;
   std::string description;
-  LinearStack linears;  // keep the mapping alive
+  LinearStack linears;                   // keep the mapping alive
+  std::shared_ptr<const Prefix> prefix;  // of methods with +qfep
 };
 
 // Throws naming the file and what differs: format, version, model, tensor, shape or checksum.

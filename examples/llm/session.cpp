@@ -22,6 +22,14 @@ int thread_count(int asked) {
   return found == 0 ? 1 : static_cast<int>(found);
 }
 
+std::vector<TokenId> prefix_tokens(const std::shared_ptr<const Prefix>& prefix) {
+  return prefix == nullptr ? std::vector<TokenId>{} : prefix->tokens;
+}
+
+std::string prefix_text(const std::shared_ptr<const Prefix>& prefix) {
+  return prefix == nullptr ? "" : "; prefix tokens " + tokens_text(prefix->tokens);
+}
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -66,18 +74,36 @@ const LinearStack& Session::float_linears() {
   return float_linears_;
 }
 
-std::vector<TokenId> Session::calibration_tokens() const {
-  if (!options_.calibration.empty()) return tokens_of_file(options_.calibration);
-  return spare_tokens_.empty() ? tokens_of_file(kCalibrationText) : spare_tokens_;
+const std::vector<TokenId>& Session::calibration_tokens() {
+  if (!options_.calibration.empty() || spare_tokens_.empty()) {
+    if (calibration_tokens_.empty()) {
+      calibration_tokens_ =
+          tokens_of_file(options_.calibration.empty() ? kCalibrationText : options_.calibration);
+    }
+    return calibration_tokens_;
+  }
+  return spare_tokens_;
+}
+
+std::unique_ptr<Engine> Session::float_engine(const std::shared_ptr<const Prefix>& prefix) {
+  auto engine = std::make_unique<Engine>(parts(), float_linears(),
+                                         store_factory(make_method("fp", {}).kv(16)), *pool_);
+  engine->set_prefix(prefix);
+  return engine;
 }
 
 const Calibration& Session::calibration(const Method& method) {
+  const std::shared_ptr<const Prefix> prefixed = prefix(method);
+  const std::vector<TokenId> key = prefix_tokens(prefixed);
   const bool hessians = method.needs_hessians();
-  if (calibration_ && (!hessians || calibration_->file != nullptr)) return *calibration_;
-  const std::vector<TokenId> tokens = calibration_tokens();
+  const auto kept = calibrations_.find(key);
+  if (kept != calibrations_.end() && (!hessians || kept->second.file != nullptr)) {
+    return kept->second;
+  }
+  const std::vector<TokenId>& tokens = calibration_tokens();
   CalibrationOptions options;
   options.windows = options_.calibration_windows;
-  options.context = (std::min)(options.context, model_->config().context);
+  options.context = (std::min)(options.context, model_->config().context - key.size());
   if (options_.calibration.empty() && !spare_tokens_.empty()) {
     options.context = (std::min)(options.context, tokens.size());
   }
@@ -85,15 +111,15 @@ const Calibration& Session::calibration(const Method& method) {
   options.file = options_.statistics;
   options.resume = options_.resume;
   calibration_starts(tokens, options);  // refuses bad texts before anything is read or written
-  Engine engine(parts(), float_linears(), store_factory(make_method("fp", {}).kv(16)), *pool_);
+  const std::unique_ptr<Engine> engine = float_engine(prefixed);
   Progress progress("calibrating", "tokens x layers");
   options.progress = [&](std::size_t done, std::size_t all) {
     progress.update(static_cast<double>(done), static_cast<double>(all));
   };
   const auto start = std::chrono::steady_clock::now();
-  calibration_ = calibrate(&engine, tokens, options);
+  Calibration& made = calibrations_[key] = calibrate(engine.get(), tokens, options);
   calibration_seconds_ = seconds_since(start);
-  return *calibration_;
+  return made;
 }
 
 void Session::give_calibration(const Method& method, PrepareOptions* options) {
@@ -101,17 +127,26 @@ void Session::give_calibration(const Method& method, PrepareOptions* options) {
   options->calibration = &calibration(method);
   if (!method.needs_stream()) return;
   options->float_linears = float_linears();
-  options->engine = [this](LinearStack linears) {
-    return std::make_unique<Engine>(parts(), std::move(linears),
-                                    store_factory(make_method("fp", {}).kv(16)), *pool_);
+  options->engine = [this, kept = prefix(method)](LinearStack linears) {
+    auto engine = std::make_unique<Engine>(parts(), std::move(linears),
+                                           store_factory(make_method("fp", {}).kv(16)), *pool_);
+    engine->set_prefix(kept);
+    return engine;
   };
 }
 
-Contestant Session::prepare(const Method& method, int kv_bits) {
-  check_recipe_model(method, *model_);
+PrepareOptions Session::prepare_options(const Method& method) {
   PrepareOptions options;
   options.store = &store_;
+  options.prefix = prefix(method);
   give_calibration(method, &options);
+  return options;
+}
+
+Contestant Session::prepare(const Method& asked, int kv_bits) {
+  check_recipe_model(asked, *model_);
+  const Method method = resolve(asked);
+  PrepareOptions options = prepare_options(method);
   const auto start = std::chrono::steady_clock::now();
   Progress progress("preparing " + method.name, "linears");
   options.progress = [&](std::size_t done, std::size_t all) {
@@ -120,11 +155,12 @@ Contestant Session::prepare(const Method& method, int kv_bits) {
   const rrs::KvScheme kv = method.kv(kv_bits);
   Contestant c;
   c.method = method.name;
-  c.scheme = describe(method);
+  c.scheme = describe(method) + prefix_text(options.prefix);
   c.kv_bits = kv.bits;
   const bool is_fp = method.kind == LinearKind::kFloat;
   LinearStack linears = is_fp ? float_linears() : prepare_linears(*model_, method, options, *pool_);
   c.engine = std::make_unique<Engine>(parts(), std::move(linears), store_factory(kv), *pool_);
+  c.engine->set_prefix(options.prefix);
   c.prepare_seconds = seconds_since(start);
   return c;
 }
@@ -135,9 +171,10 @@ Contestant Session::open(const std::string& weights) {
   const rrs::KvScheme kv = file.method.kv(options_.kv_bits);
   Contestant c;
   c.method = file.method.name;
-  c.scheme = file.description;
+  c.scheme = file.description + prefix_text(file.prefix);
   c.kv_bits = kv.bits;
   c.engine = std::make_unique<Engine>(parts(), std::move(file.linears), store_factory(kv), *pool_);
+  c.engine->set_prefix(file.prefix);
   c.prepare_seconds = seconds_since(start);
   return c;
 }

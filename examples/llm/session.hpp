@@ -4,6 +4,7 @@
 // From: command-line options; to: the commands. An engine comes from a method (prepared here) or
 // from a quantized file (mapped, nothing is prepared).
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,6 +13,7 @@
 #include "method.hpp"
 #include "perplexity.hpp"
 #include "prepare.hpp"
+#include "spikes.hpp"
 
 namespace rrs_llm {
 
@@ -24,6 +26,8 @@ struct SessionOptions {
   // Where calibration keeps the Hessians of finished layers; empty: an unnamed file.
   std::string statistics;
   bool resume = false;  // go on behind the layers that `statistics` holds
+  SpikeOptions spikes;
+  SpikeLog spike_log;  // QFeM's and QFeP's searches say here what they try
 };
 
 class Session {
@@ -46,12 +50,17 @@ class Session {
   // than a window of 1024, they are one window.
   void set_calibration_tokens(std::vector<TokenId> tokens) { spare_tokens_ = std::move(tokens); }
   // Of the file named; else those set; else of the text that the examples ship.
-  std::vector<TokenId> calibration_tokens() const;
-  // What `method` needs: with Hessians or without.
-  const Calibration& calibration(const Method& method);
+  const std::vector<TokenId>& calibration_tokens();
   // Everything that preparing `method` needs to know about the calibration text; nothing for
   // others.
   void give_calibration(const Method& method, PrepareOptions* options);
+  // What `method` needs: with Hessians or without; behind its prefix, which does not count.
+  const Calibration& calibration(const Method& method);
+  // Of a method with +qfep: the tokens it names or, searched once, those of the definition; their
+  // keys and values by the float model. nullptr for other methods.
+  std::shared_ptr<const Prefix> prefix(const Method& method);
+  // The method, with QFeM's exempt modules searched and named in its settings.
+  Method resolve(const Method& method);
 
  private:
   SessionOptions options_;
@@ -59,11 +68,19 @@ class Session {
   std::unique_ptr<ThreadPool> pool_;
   std::shared_ptr<const ModelParts> parts_;
   const LinearStack& float_linears();
+  std::unique_ptr<Engine> float_engine(const std::shared_ptr<const Prefix>& prefix);
+  const SpikeMeasurement& spikes(const std::shared_ptr<const Prefix>& prefix);
+  PrepareOptions prepare_options(const Method& method);
 
   WeightStore store_;
   LinearStack float_linears_;  // f32, read once: fp, calibration
   std::vector<TokenId> spare_tokens_;
-  std::optional<Calibration> calibration_;
+  std::vector<TokenId> calibration_tokens_;  // empty: not read yet
+  std::optional<std::vector<TokenId>> found_prefix_;
+  // By the tokens of the prefix; none: an empty list.
+  std::map<std::vector<TokenId>, Calibration> calibrations_;
+  std::map<std::vector<TokenId>, SpikeMeasurement> spikes_;
+  std::map<std::vector<TokenId>, std::shared_ptr<const Prefix>> prefixes_;
   double calibration_seconds_ = 0.0;
 };
 

@@ -70,12 +70,6 @@ TEST(Method, SuffixesReachTheirFields) {
   expect_in(refusal([] { make_method("rrs+zigzag", {}); }), {"'rrs+zigzag'", "-gptq", "+qfep"});
 }
 
-TEST(Method, WhatIsNotImplementedIsRefusedByName) {
-  for (const auto& [text, what] : {std::pair{"rrs+qfem", "qfem"}, {"rrs+qfep", "qfep"}}) {
-    expect_in(refusal([&, t = text] { make_method(t, {}); }), {what, "not available yet"});
-  }
-}
-
 TEST(Method, EverySettingReachesItsField) {
   const std::vector<Setting> settings{
       {"", "activation-bits", "6"},   {"", "activation-group", "64"}, {"", "window", "rows:7"},

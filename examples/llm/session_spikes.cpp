@@ -1,0 +1,92 @@
+// Session's part of QFeM and QFeP: which text, which engines, and what is kept.
+#include <utility>
+
+#include "progress.hpp"
+#include "session.hpp"
+
+namespace rrs_llm {
+namespace {
+
+void say(const SpikeLog& log, const std::string& text) {
+  if (log) log(text);
+}
+
+std::string behind(const std::shared_ptr<const Prefix>& prefix) {
+  return prefix == nullptr ? "without a prefix"
+                           : "behind the prefix " + tokens_text(prefix->tokens);
+}
+
+// Windows that fit behind the prefix.
+std::vector<std::vector<TokenId>> windows_of(const std::vector<TokenId>& tokens,
+                                             const SpikeOptions& options, std::size_t room) {
+  return calibration_windows(tokens, options.windows, (std::min)(options.length, room));
+}
+
+}  // namespace
+
+const SpikeMeasurement& Session::spikes(const std::shared_ptr<const Prefix>& prefix) {
+  const std::vector<TokenId> key = prefix == nullptr ? std::vector<TokenId>{} : prefix->tokens;
+  if (const auto at = spikes_.find(key); at != spikes_.end()) return at->second;
+  const std::size_t room = model_->config().context - key.size();
+  const std::unique_ptr<Engine> engine = float_engine(prefix);
+  SpikeMeasurement m =
+      measure_spikes(engine.get(), windows_of(calibration_tokens(), options_.spikes, room));
+  say(options_.spike_log,
+      "Modules of the highest scores, " + behind(prefix) + ":\n" + spikes_text(m, 8));
+  return spikes_[key] = std::move(m);
+}
+
+std::shared_ptr<const Prefix> Session::prefix(const Method& method) {
+  if (!method.qfep) return nullptr;
+  std::vector<TokenId> tokens = method.qfep_tokens;
+  if (tokens.empty()) {
+    if (!found_prefix_) {
+      const SpikeMeasurement& measured = spikes(nullptr);
+      const std::unique_ptr<Engine> engine = float_engine(nullptr);
+      found_prefix_ =
+          find_prefix(engine.get(),
+                      windows_of(calibration_tokens(), options_.spikes, model_->config().context),
+                      measured, options_.spike_log)
+              .tokens;
+    }
+    tokens = *found_prefix_;
+  }
+  std::shared_ptr<const Prefix>& prefix = prefixes_[tokens];
+  if (prefix == nullptr) {
+    const std::unique_ptr<Engine> engine = float_engine(nullptr);
+    prefix = std::make_shared<const Prefix>(capture_prefix(engine.get(), tokens));
+    // What the prefix does, for the log.
+    if (options_.spike_log) spikes(prefix);
+  }
+  return prefix;
+}
+
+Method Session::resolve(const Method& method) {
+  if (!method.qfem) return method;
+  const std::shared_ptr<const Prefix> prefixed = prefix(method);
+  const std::size_t room =
+      model_->config().context - (prefixed == nullptr ? 0 : prefixed->tokens.size());
+  ExemptionSearch search;
+  search.scores = spikes(prefixed).scores();
+  search.tolerance = method.qfem_tolerance;
+  const PrepareOptions options = prepare_options(method);
+  const Method all = with_exemptions(method, std::vector<bool>(search.scores.size(), true));
+  const LinearStack plain = prepare_linears(*model_, method, options, *pool_);
+  const LinearStack exempt = prepare_linears(*model_, all, options, *pool_);
+  search.plain = &plain;
+  search.exempt = &exempt;
+  search.engine = [&](LinearStack linears) {
+    auto engine =
+        std::make_unique<Engine>(parts(), std::move(linears), store_factory(method.kv(16)), *pool_);
+    engine->set_prefix(prefixed);
+    return engine;
+  };
+  SpikeOptions few = options_.spikes;
+  few.windows = options_.spikes.search_windows;
+  return with_exemptions(
+      method, find_exemptions(search, windows_of(calibration_tokens(), few, room), *pool_,
+                              options_.spike_log)
+                  .exempt);
+}
+
+}  // namespace rrs_llm
