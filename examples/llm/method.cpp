@@ -9,7 +9,6 @@
 
 #include "../support/quoted_name.hpp"
 #include "engine.hpp"
-#include "method_name.hpp"
 
 namespace rrs_llm {
 namespace {
@@ -342,7 +341,6 @@ LinearPlan Method::plan(std::size_t layer, std::size_t linear) const {
       apply_setting(s, &p);
     }
   }
-  refuse_unavailable(name, p.weight);
   if (p.kind == LinearKind::kRrs || p.kind == LinearKind::kNative) {
     if (const rrs::Status status = rrs::validate(p.scheme); !status) {
       throw std::runtime_error("method " + name + ", " + linear_is + ": " + status.message());

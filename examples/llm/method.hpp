@@ -109,9 +109,9 @@ struct Method {
   int qfem_bits = 16;                // activations of exempt modules: 16 or 8
   double qfem_tolerance = 0.01;      // of the calibration perplexity, over that of all exempt
   std::vector<TokenId> qfep_tokens;  // the prefix; empty: found by search
-  bool recipe = false;  // rrs-plan: precision per module, from a file
-  std::string recipe_model;  // fingerprint of the model that the recipe is for
-  std::string recipe_model_name;  // for messages
+  bool recipe = false;               // rrs-plan: precision per module, from a file
+  std::string recipe_model;          // fingerprint of the model that the recipe is for
+  std::string recipe_model_name;     // for messages
   bool token_qkv = false;  // rs, rrs_published: q, k and v are quantized per token, not smoothed
   std::vector<Setting> settings;
 

@@ -1,4 +1,4 @@
-#include "method_name.hpp"
+#include "method.hpp"
 
 #include <stdexcept>
 #include <string>
@@ -15,14 +15,6 @@ constexpr const char* kNativeName = "q4_0_native";
 std::string with_underscores(std::string name) {
   for (char& c : name) c = c == '-' ? '_' : c;
   return name;
-}
-
-[[noreturn]] void unavailable(const std::string& method, const std::string& what) {
-  throw std::runtime_error("method " + method + ": " + what + " is not available yet");
-}
-
-void check_available(const Method& m) {
-  refuse_unavailable(m.name, m.weight);
 }
 
 // The file's own weights: only the activation side may be changed.
@@ -133,8 +125,6 @@ void make_preset(const std::string& asked, Method* m) {
 
 }  // namespace
 
-void refuse_unavailable(const std::string&, const WeightPlan&) {}  // everything is there
-
 std::vector<std::string> method_names() {
   std::vector<std::string> names{"fp"};
   rrs::presets::for_each([&](const rrs::NamedPreset& p) { names.emplace_back(p.name); });
@@ -192,7 +182,6 @@ Method parse_method(const std::string& text, const std::vector<Setting>& common)
 Method make_method(const std::string& text, const std::vector<Setting>& common) {
   if (is_recipe_method(text)) return make_recipe_method(text, common);
   Method m = parse_method(text, common);
-  check_available(m);
   return m;
 }
 
