@@ -169,9 +169,10 @@ TEST(Program, BadCommandLinesAreRefused) {
   EXPECT_NE(run({"generate", "--model", model.c_str(), "--prompt", "x", "--method", "none"}), 0);
   EXPECT_NE(run({"generate", "--model", model.c_str(), "--prompt", "x", "--window", "two"}), 0);
   EXPECT_NE(run({"perplexity", "--model", model.c_str(), "--text", text.c_str()}), 0);  // too short
-  EXPECT_NE(run({"quantize", "--model", model.c_str(), "--method", "smoothquant_w8a8",
-                 "--calibration", folder.file("no.txt").c_str(), "--out", folder.file("x").c_str()}),
-            0);  // no calibration text
+  EXPECT_NE(
+      run({"quantize", "--model", model.c_str(), "--method", "smoothquant_w8a8", "--calibration",
+           folder.file("no.txt").c_str(), "--out", folder.file("x").c_str()}),
+      0);  // no calibration text
   EXPECT_FALSE(std::filesystem::exists(folder.file("x")));
 }
 
