@@ -15,7 +15,7 @@ constexpr std::uint32_t kOldest = 2;
 constexpr std::uint32_t kNewest = 3;
 constexpr std::size_t kDefaultAlignment = 32;
 constexpr std::size_t kLargestAlignment = 1u << 20;
-constexpr std::size_t kSmallestEntry = 8 + 4 + 1;        // key length, type, one byte
+constexpr std::size_t kSmallestEntry = 8 + 4 + 1;           // key length, type, one byte
 constexpr std::size_t kSmallestRecord = 8 + 4 + 8 + 4 + 8;  // name length, dims, type, offset
 
 std::uint32_t parse_version(GgufCursor& cursor) {

@@ -21,7 +21,19 @@ namespace rrs_llm {
 
 // The format's own numbers.
 enum class MetadataType : std::uint32_t {
-  kU8 = 0, kI8, kU16, kI16, kU32, kI32, kF32, kBool, kString, kArray, kU64, kI64, kF64
+  kU8 = 0,
+  kI8,
+  kU16,
+  kI16,
+  kU32,
+  kI32,
+  kF32,
+  kBool,
+  kString,
+  kArray,
+  kU64,
+  kI64,
+  kF64
 };
 
 const char* metadata_type_name(MetadataType type) noexcept;

@@ -156,12 +156,10 @@ BlockFunction block_function(GgufType type) noexcept {
     case GgufType::kQ4_K: return block_q4_k;
     case GgufType::kQ5_K: return block_q5_k;
     case GgufType::kQ6_K: return block_q6_k;
-    case GgufType::kF32: return [](const std::byte* in, float* out) noexcept {
-      std::memcpy(out, in, sizeof(float));
-    };
-    case GgufType::kF16: return [](const std::byte* in, float* out) noexcept {
-      *out = half_at(in);
-    };
+    case GgufType::kF32:
+      return [](const std::byte* in, float* out) noexcept { std::memcpy(out, in, sizeof(float)); };
+    case GgufType::kF16:
+      return [](const std::byte* in, float* out) noexcept { *out = half_at(in); };
     case GgufType::kBF16: break;
   }
   return [](const std::byte* in, float* out) noexcept {

@@ -67,8 +67,8 @@ MetadataValue parse_array(GgufCursor& cursor, int depth) {
 
 std::size_t checked_product(const GgufCursor& cursor, std::size_t a, std::size_t b) {
   if (a > std::numeric_limits<std::size_t>::max() / b) {
-    cursor.fail("dims", "product " + std::to_string(a) + " * " + std::to_string(b) +
-                            " exceeds 64 bits");
+    cursor.fail("dims",
+                "product " + std::to_string(a) + " * " + std::to_string(b) + " exceeds 64 bits");
   }
   return a * b;
 }

@@ -18,8 +18,8 @@ constexpr const char* kRopeFactors = "rope_freqs.weight";
 
 std::string file_name(std::string_view canonical) {
   constexpr std::string_view kBias = ".bias";
-  const bool bias = canonical.size() > kBias.size() &&
-                    canonical.substr(canonical.size() - kBias.size()) == kBias;
+  const bool bias =
+      canonical.size() > kBias.size() && canonical.substr(canonical.size() - kBias.size()) == kBias;
   return std::string(canonical) + (bias ? "" : ".weight");
 }
 
@@ -122,8 +122,10 @@ ModelConfig read_config(const Gguf& file, const Tokenizer& tokenizer) {
 class GgufSource final : public ModelSource {
  public:
   explicit GgufSource(const std::string& path)
-      : file_(path), architecture_(read_architecture(file_)),
-        tokenizer_(tokenizer_from_gguf(file_)), config_(read_config(file_, tokenizer_)) {
+      : file_(path),
+        architecture_(read_architecture(file_)),
+        tokenizer_(tokenizer_from_gguf(file_)),
+        config_(read_config(file_, tokenizer_)) {
     check_model(*this);
     check_unused();
   }

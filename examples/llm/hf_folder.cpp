@@ -81,8 +81,8 @@ void HfFolder::open_indexed(const std::string& index) {
   std::map<std::string, const Safetensors*> opened;
   for (const auto& [name, shard] : map->items()) {
     if (!shard.is_string()) {
-      throw std::runtime_error(index + ": field 'weight_map': file of tensor " +
-                               quoted_name(name) + " is not a string");
+      throw std::runtime_error(index + ": field 'weight_map': file of tensor " + quoted_name(name) +
+                               " is not a string");
     }
     const auto& shard_name = shard.get_ref<const std::string&>();
     const Safetensors*& source = opened[shard_name];

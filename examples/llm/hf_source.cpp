@@ -24,22 +24,21 @@ struct NamePair {
   std::string_view file;
 };
 
-constexpr std::array<NamePair, 15> kLayerNames{
-    {{"attn_norm", "input_layernorm.weight"},
-     {"attn_q", "self_attn.q_proj.weight"},
-     {"attn_k", "self_attn.k_proj.weight"},
-     {"attn_v", "self_attn.v_proj.weight"},
-     {"attn_q.bias", "self_attn.q_proj.bias"},
-     {"attn_k.bias", "self_attn.k_proj.bias"},
-     {"attn_v.bias", "self_attn.v_proj.bias"},
-     {"attn_q_norm", "self_attn.q_norm.weight"},
-     {"attn_k_norm", "self_attn.k_norm.weight"},
-     {"attn_output", "self_attn.o_proj.weight"},
-     {"attn_output.bias", "self_attn.o_proj.bias"},
-     {"ffn_norm", "post_attention_layernorm.weight"},
-     {"ffn_gate", "mlp.gate_proj.weight"},
-     {"ffn_up", "mlp.up_proj.weight"},
-     {"ffn_down", "mlp.down_proj.weight"}}};
+constexpr std::array<NamePair, 15> kLayerNames{{{"attn_norm", "input_layernorm.weight"},
+                                                {"attn_q", "self_attn.q_proj.weight"},
+                                                {"attn_k", "self_attn.k_proj.weight"},
+                                                {"attn_v", "self_attn.v_proj.weight"},
+                                                {"attn_q.bias", "self_attn.q_proj.bias"},
+                                                {"attn_k.bias", "self_attn.k_proj.bias"},
+                                                {"attn_v.bias", "self_attn.v_proj.bias"},
+                                                {"attn_q_norm", "self_attn.q_norm.weight"},
+                                                {"attn_k_norm", "self_attn.k_norm.weight"},
+                                                {"attn_output", "self_attn.o_proj.weight"},
+                                                {"attn_output.bias", "self_attn.o_proj.bias"},
+                                                {"ffn_norm", "post_attention_layernorm.weight"},
+                                                {"ffn_gate", "mlp.gate_proj.weight"},
+                                                {"ffn_up", "mlp.up_proj.weight"},
+                                                {"ffn_down", "mlp.down_proj.weight"}}};
 
 // Empty for a name that is not canonical.
 std::string file_name(std::string_view canonical) {
@@ -137,8 +136,8 @@ Architecture read_architecture(const Config& config) {
   if (type == "mistral") return Architecture::kLlama;  // the same network
   const auto architecture = find_architecture(type);
   if (!architecture) {
-    config.fail("model_type", quoted_name(type) +
-                                  " is not supported (llama, mistral, qwen2 and qwen3 are)");
+    config.fail("model_type",
+                quoted_name(type) + " is not supported (llama, mistral, qwen2 and qwen3 are)");
   }
   return *architecture;
 }
@@ -254,8 +253,10 @@ std::size_t columns_of(const Tensor& tensor) {
 class HfSource final : public ModelSource {
  public:
   explicit HfSource(const std::string& path)
-      : folder_(path), architecture_(rrs_llm::read_architecture(Config(folder_.config()))),
-        tokenizer_(read_tokenizer(folder_)), config_(read_config(folder_, tokenizer_)) {
+      : folder_(path),
+        architecture_(rrs_llm::read_architecture(Config(folder_.config()))),
+        tokenizer_(read_tokenizer(folder_)),
+        config_(read_config(folder_, tokenizer_)) {
     check_model(*this);
     check_tensors();
   }
@@ -301,9 +302,9 @@ class HfSource final : public ModelSource {
       used.insert(file_name(expected.name));
     }
     for (const auto& [name, tensor] : folder_.tensors()) {
-      const bool table = name.size() > kRopeTable.size() &&
-                         name.compare(name.size() - kRopeTable.size(), kRopeTable.size(),
-                                      kRopeTable) == 0;
+      const bool table =
+          name.size() > kRopeTable.size() &&
+          name.compare(name.size() - kRopeTable.size(), kRopeTable.size(), kRopeTable) == 0;
       if (table || name.compare(0, 6, "__pad.") == 0) continue;
       if (used.count(name) == 0) {
         fail(name, std::string("not part of a ") + architecture_name(config_.architecture) +

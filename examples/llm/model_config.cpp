@@ -20,14 +20,14 @@ struct Checker {
   }
 
   void range(const char* field, std::size_t value, std::size_t limit) const {
-    require(value >= 1 && value <= limit, std::string("field '") + field + "': " +
-                                              std::to_string(value) + " is not 1 to " +
+    require(value >= 1 && value <= limit, std::string("field '") + field +
+                                              "': " + std::to_string(value) + " is not 1 to " +
                                               std::to_string(limit));
   }
 
   void positive(const char* field, double value) const {
-    require(std::isfinite(value) && value > 0.0, std::string("field '") + field + "': " +
-                                                     std::to_string(value) +
+    require(std::isfinite(value) && value > 0.0, std::string("field '") + field +
+                                                     "': " + std::to_string(value) +
                                                      " is not positive and finite");
   }
 };
@@ -106,15 +106,14 @@ void check_config(const ModelConfig& config, const std::string& source) {
   check.require(config.heads % config.kv_heads == 0,
                 "field 'kv heads': " + std::to_string(config.kv_heads) + " does not divide " +
                     std::to_string(config.heads) + " heads");
-  check.require(config.head_size % 2 == 0, "field 'head size': " +
-                                               std::to_string(config.head_size) + " is odd");
+  check.require(config.head_size % 2 == 0,
+                "field 'head size': " + std::to_string(config.head_size) + " is odd");
   check.positive("rope base", config.rope_base);
   check.positive("rms epsilon", config.rms_epsilon);
   for (const float divisor : config.rope_divisors) {
     check.positive("rope divisor", static_cast<double>(divisor));
   }
-  check.require(config.rope_divisors.empty() ||
-                    config.rope_divisors.size() == config.head_size / 2,
+  check.require(config.rope_divisors.empty() || config.rope_divisors.size() == config.head_size / 2,
                 "field 'rope divisors': " + std::to_string(config.rope_divisors.size()) +
                     " values, not " + std::to_string(config.head_size / 2));
 }

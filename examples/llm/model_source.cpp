@@ -49,8 +49,8 @@ void check_model(const ModelSource& source) {
   }
 }
 
-void check_rows(const std::string& path, std::string_view name, std::size_t rows,
-                std::size_t first, std::size_t count) {
+void check_rows(const std::string& path, std::string_view name, std::size_t rows, std::size_t first,
+                std::size_t count) {
   if (first <= rows && count <= rows - first) return;
   throw std::runtime_error(path + ": tensor " + rrs_examples::quoted_name(name) + ": rows [" +
                            std::to_string(first) + ", +" + std::to_string(count) +

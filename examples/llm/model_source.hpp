@@ -67,7 +67,7 @@ std::unique_ptr<ModelSource> open_hf_model(const std::string& folder);
 // For the sources: every expected tensor with its shape, a vocabulary that covers the tokenizer.
 void check_model(const ModelSource& source);
 // Throws unless [first, first + count) is within the rows.
-void check_rows(const std::string& path, std::string_view name, std::size_t rows,
-                std::size_t first, std::size_t count);
+void check_rows(const std::string& path, std::string_view name, std::size_t rows, std::size_t first,
+                std::size_t count);
 
 }  // namespace rrs_llm

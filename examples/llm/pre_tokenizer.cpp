@@ -89,8 +89,8 @@ void PreTokenizer::add_stage(const std::string& pattern, const std::string& wher
   compiled->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
                                      kOptions, &error, &offset, nullptr));
   if (compiled->code == nullptr) {
-    throw std::runtime_error(where + ": pattern is invalid at character " +
-                             std::to_string(offset) + ": " + error_text(error));
+    throw std::runtime_error(where + ": pattern is invalid at character " + std::to_string(offset) +
+                             ": " + error_text(error));
   }
   // May fail where executable memory is forbidden; the interpreter then gives the same matches.
   pcre2_jit_compile(compiled->code.get(), PCRE2_JIT_COMPLETE);
@@ -108,8 +108,8 @@ void PreTokenizer::apply(const Pattern& pattern, std::string_view text,
   std::size_t from = 0;
   while (from < text.size()) {
     std::uint32_t options = PCRE2_NO_UTF_CHECK | PCRE2_NOTEMPTY;
-    int found = pcre2_match(pattern.code.get(), subject, text.size(), from, options, match.get(),
-                            nullptr);
+    int found =
+        pcre2_match(pattern.code.get(), subject, text.size(), from, options, match.get(), nullptr);
     if (found == PCRE2_ERROR_JIT_STACKLIMIT) {  // the interpreter's stack is on the heap
       options |= PCRE2_NO_JIT;
       found = pcre2_match(pattern.code.get(), subject, text.size(), from, options, match.get(),
@@ -117,8 +117,8 @@ void PreTokenizer::apply(const Pattern& pattern, std::string_view text,
     }
     if (found == PCRE2_ERROR_NOMATCH) break;
     if (found < 0) {
-      throw std::runtime_error(pattern.where + ": matching failed at byte " +
-                               std::to_string(from) + ": " + error_text(found));
+      throw std::runtime_error(pattern.where + ": matching failed at byte " + std::to_string(from) +
+                               ": " + error_text(found));
     }
     // \K in a look-around can report a range that does not advance.
     if (range[0] < done || range[1] <= range[0] || range[1] > text.size()) {

@@ -66,8 +66,8 @@ std::pair<std::string_view, std::string_view> split_merge(const Gguf& file, std:
 void read_vocabulary(const Gguf& file, TokenizerData* data) {
   const auto& tokens = file.require_strings(std::string(kPrefix) + "tokens");
   if (tokens.size() > kMaxVocabulary) {
-    fail(file, "tokens", std::to_string(tokens.size()) + " tokens exceed " +
-                             std::to_string(kMaxVocabulary));
+    fail(file, "tokens",
+         std::to_string(tokens.size()) + " tokens exceed " + std::to_string(kMaxVocabulary));
   }
   data->texts.assign(tokens.begin(), tokens.end());
   const std::string type_key = std::string(kPrefix) + "token_type";

@@ -84,8 +84,8 @@ void read_vocabulary(const Reader& reader, const json& model, TokenizerData* dat
   for (const auto& [text, value] : vocabulary.items()) {
     const TokenId id = reader.id(value, "vocab");
     if (static_cast<std::size_t>(id) >= limit) {
-      reader.fail("vocab", "id " + std::to_string(id) + " of " + quoted_name(text) +
-                               " exceeds " + std::to_string(limit));
+      reader.fail("vocab", "id " + std::to_string(id) + " of " + quoted_name(text) + " exceeds " +
+                               std::to_string(limit));
     }
     place_token(reader, id, text, TokenKind::kNormal, data);
   }

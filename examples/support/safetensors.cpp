@@ -139,8 +139,8 @@ std::map<std::string, std::string> parse_metadata(const json& entry, const std::
 
 std::size_t header_length(const MappedFile& file) {
   if (file.size() < kLengthBytes) {
-    fail(file.path(), "header length: file has " + std::to_string(file.size()) +
-                          " bytes, fewer than 8");
+    fail(file.path(),
+         "header length: file has " + std::to_string(file.size()) + " bytes, fewer than 8");
   }
   std::uint64_t length = 0;
   std::memcpy(&length, file.data(), kLengthBytes);
@@ -188,9 +188,9 @@ std::size_t dtype_size(Dtype dtype) noexcept { return info_of(dtype).size; }
 
 void to_f32(const Tensor& tensor, std::size_t first, std::size_t count, float* out) {
   if (first > tensor.count() || count > tensor.count() - first) {
-    fail("tensor " + quoted_name(tensor.name),
-         "elements [" + std::to_string(first) + ", +" + std::to_string(count) +
-             ") are outside its " + std::to_string(tensor.count()));
+    fail("tensor " + quoted_name(tensor.name), "elements [" + std::to_string(first) + ", +" +
+                                                   std::to_string(count) + ") are outside its " +
+                                                   std::to_string(tensor.count()));
   }
   const std::byte* data = tensor.data + first * dtype_size(tensor.dtype);
   switch (tensor.dtype) {
@@ -199,8 +199,8 @@ void to_f32(const Tensor& tensor, std::size_t first, std::size_t count, float* o
     case Dtype::kBf16: return convert<std::uint16_t>(data, count, out, bf16_to_f32);
     default: break;
   }
-  fail("tensor " + quoted_name(tensor.name), std::string("dtype ") + dtype_name(tensor.dtype) +
-                                                 " is not F32, F16 or BF16");
+  fail("tensor " + quoted_name(tensor.name),
+       std::string("dtype ") + dtype_name(tensor.dtype) + " is not F32, F16 or BF16");
 }
 
 std::vector<float> to_f32(const Tensor& tensor) {

@@ -43,8 +43,8 @@ class Safetensors {
  public:
   explicit Safetensors(const std::string& path);
 
-  const Tensor* find(std::string_view name) const;     // nullptr when absent
-  const Tensor& require(std::string_view name) const;  // throws when absent
+  const Tensor* find(std::string_view name) const;                          // nullptr when absent
+  const Tensor& require(std::string_view name) const;                       // throws when absent
   const std::vector<Tensor>& tensors() const noexcept { return tensors_; }  // in file order
   const std::map<std::string, std::string>& metadata() const noexcept { return metadata_; }
   const std::string& path() const noexcept { return file_.path(); }

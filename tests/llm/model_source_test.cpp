@@ -67,8 +67,7 @@ TEST_F(ModelSourceTest, BothFormatsGiveTheSameModel) {
       }());
       const bool llama = architecture == Architecture::kLlama;
       EXPECT_EQ(hf->config().rope_order, RopeOrder::kHalfSplit);
-      EXPECT_EQ(gguf->config().rope_order,
-                llama ? RopeOrder::kInterleaved : RopeOrder::kHalfSplit);
+      EXPECT_EQ(gguf->config().rope_order, llama ? RopeOrder::kInterleaved : RopeOrder::kHalfSplit);
       EXPECT_EQ(gguf->tokenizer().encode("hello 42"), hf->tokenizer().encode("hello 42"));
       for (const TinyTensor& t : m.tensors) {
         const bool permuted = llama && rotated_rows(t.name);
@@ -97,8 +96,8 @@ TEST_F(ModelSourceTest, ReadsRowRanges) {
     EXPECT_TRUE(std::equal(rows.begin(), rows.end(), t.values.begin() + 5 * 96));
     source->read_rows(t.name, t.rows, 0, rows.data());
     const std::size_t huge = std::numeric_limits<std::size_t>::max();
-    for (const auto& [first, count] : {std::pair{t.rows, std::size_t{1}}, {std::size_t{1}, huge},
-                                       {huge, std::size_t{1}}}) {
+    for (const auto& [first, count] :
+         {std::pair{t.rows, std::size_t{1}}, {std::size_t{1}, huge}, {huge, std::size_t{1}}}) {
       const auto message =
           refusal([&, f = first, n = count] { source->read_rows(t.name, f, n, rows.data()); });
       expect_in(message, {source->path(), "blk.1.ffn_down", "outside"});
@@ -242,16 +241,13 @@ TEST_F(ModelSourceTest, HuggingFaceConfigurations) {
     folder.write("config.json", tiny_config_json(m, extra));
     return open_model(folder.path())->config();
   };
-  const auto refused_with = [&](const std::string& extra) {
-    return refusal([&] { with(extra); });
-  };
+  const auto refused_with = [&](const std::string& extra) { return refusal([&] { with(extra); }); };
   EXPECT_EQ(with("").rope_scaling, RopeScaling::kNone);
   EXPECT_EQ(with(R"(,"rope_scaling":null)").rope_divisors.size(), 0u);
   EXPECT_EQ(with(R"(,"rope_scaling":{"type":"linear","factor":2})").rope_divisors,
             std::vector<float>(8, 2.0f));
-  const std::string llama3 =
-      R"("factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,)"
-      R"("original_max_position_embeddings":64})";
+  const std::string llama3 = R"("factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,)"
+                             R"("original_max_position_embeddings":64})";
   EXPECT_EQ(with(R"(,"rope_scaling":{"rope_type":"llama3",)" + llama3).rope_divisors,
             llama3_divisors({8.0, 1.0, 4.0, 64.0}, 10000.0, 16));
   EXPECT_EQ(with(R"(,"rope_parameters":{"rope_theta":77.0,"rope_type":"default"})").rope_base, 77);

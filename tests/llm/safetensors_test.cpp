@@ -33,11 +33,10 @@ class SafetensorsTest : public ::testing::Test {
 };
 
 std::string small_file() {
-  const std::string header = "{\"__metadata__\":{\"format\":\"pt\"}," +
-                             entry("a", "F32", "2,3", "0,24") + "," +
-                             entry("b", "F16", "2", "24,28") + "," +
-                             entry("c", "BF16", "", "28,30") + "," +
-                             entry("e", "I8", "0,5", "30,30") + "}  ";
+  const std::string header =
+      "{\"__metadata__\":{\"format\":\"pt\"}," + entry("a", "F32", "2,3", "0,24") + "," +
+      entry("b", "F16", "2", "24,28") + "," + entry("c", "BF16", "", "28,30") + "," +
+      entry("e", "I8", "0,5", "30,30") + "}  ";
   const std::vector<std::uint16_t> halves{0x3c00, 0xc000, 0x4040};
   return file_bytes(header, raw_all(std::vector<float>{1, 2, 3, 4, 5, -6}) + raw_all(halves));
 }
@@ -139,9 +138,9 @@ TEST_F(SafetensorsTest, WriterRoundTripsAndAligns) {
   const std::vector<std::int8_t> b{-1, 5};
   const std::string path = folder.file("out.safetensors");
   {
-    SafetensorsWriter writer(path, {{"a", Dtype::kF32, {3}}, {"none", Dtype::kF32, {0, 2}},
-                                    {"b", Dtype::kI8, {1, 2}}},
-                             {{"version", "1"}});
+    SafetensorsWriter writer(
+        path, {{"a", Dtype::kF32, {3}}, {"none", Dtype::kF32, {0, 2}}, {"b", Dtype::kI8, {1, 2}}},
+        {{"version", "1"}});
     writer.write("a", a.data(), 8);  // in pieces
     writer.write("a", a.data() + 2, 4);
     writer.write("b", b.data(), 2);

@@ -36,9 +36,8 @@ inline TinyVocabulary tiny_vocabulary() {
   TinyVocabulary v;
   for (const std::string& character : rrs_llm::byte_characters()) v.tokens.push_back(character);
   const std::vector<std::pair<const char*, const char*>> merges{
-      {" ", "t"}, {"h", "e"}, {" t", "he"}, {"l", "l"}, {"he", "ll"}, {"hell", "o"},
-      {" ", " "}, {"1", "2"}, {"12", "3"},  {"'", "s"}, {"a", "b"},   {"b", "c"},
-      {"(", "he"}};
+      {" ", "t"}, {"h", "e"},  {" t", "he"}, {"l", "l"}, {"he", "ll"}, {"hell", "o"}, {" ", " "},
+      {"1", "2"}, {"12", "3"}, {"'", "s"},   {"a", "b"}, {"b", "c"},   {"(", "he"}};
   for (const auto& [left, right] : merges) {
     v.merges.emplace_back(spell(left), spell(right));
     v.tokens.push_back(v.merges.back().first + v.merges.back().second);
@@ -87,9 +86,9 @@ inline std::string tiny_tokenizer_json(const TinyVocabulary& v, const std::strin
     if (v.types[i] == 1) {
       vocabulary += (vocabulary.empty() ? "" : ",") + json_string(v.tokens[i]) + ":" + id;
     } else {
-      added += (added.empty() ? "" : ",") + std::string("{\"id\":") + id + ",\"content\":" +
-               json_string(v.tokens[i]) + ",\"special\":" + (v.types[i] == 3 ? "true" : "false") +
-               ",\"lstrip\":false}";
+      added += (added.empty() ? "" : ",") + std::string("{\"id\":") + id +
+               ",\"content\":" + json_string(v.tokens[i]) +
+               ",\"special\":" + (v.types[i] == 3 ? "true" : "false") + ",\"lstrip\":false}";
     }
   }
   for (const auto& [left, right] : v.merges) {
@@ -216,11 +215,11 @@ inline GgufBuilder tiny_gguf(
 
 inline std::string hf_name(const std::string& canonical) {
   static const std::map<std::string, std::string> kNames{
-      {"attn_norm", "input_layernorm"},  {"attn_q", "self_attn.q_proj"},
-      {"attn_k", "self_attn.k_proj"},    {"attn_v", "self_attn.v_proj"},
+      {"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},
+      {"attn_k", "self_attn.k_proj"},      {"attn_v", "self_attn.v_proj"},
       {"attn_q_norm", "self_attn.q_norm"}, {"attn_k_norm", "self_attn.k_norm"},
       {"attn_output", "self_attn.o_proj"}, {"ffn_norm", "post_attention_layernorm"},
-      {"ffn_gate", "mlp.gate_proj"},     {"ffn_up", "mlp.up_proj"},
+      {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},
       {"ffn_down", "mlp.down_proj"}};
   if (canonical == "token_embd") return "model.embed_tokens.weight";
   if (canonical == "output_norm") return "model.norm.weight";
@@ -262,13 +261,13 @@ inline void write_tiny_shard(const TinyModel& m, std::size_t first, std::size_t 
   std::vector<rrs_examples::Tensor> tensors;
   for (std::size_t i = first; i < last; ++i) {
     const TinyTensor& t = m.tensors[i];
-    const bool vector = t.name.find("norm") != std::string::npos ||
-                        t.name.find(".bias") != std::string::npos;
+    const bool vector =
+        t.name.find("norm") != std::string::npos || t.name.find(".bias") != std::string::npos;
     rrs_examples::Tensor tensor;
     tensor.name = hf_name(t.name);
     tensor.dtype = dtype;
-    tensor.shape = vector ? std::vector<std::size_t>{t.columns}
-                          : std::vector<std::size_t>{t.rows, t.columns};
+    tensor.shape =
+        vector ? std::vector<std::size_t>{t.columns} : std::vector<std::size_t>{t.rows, t.columns};
     tensor.data = reinterpret_cast<const std::byte*>(bytes[i - first].data());
     tensor.size = bytes[i - first].size();
     tensors.push_back(tensor);

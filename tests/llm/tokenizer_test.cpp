@@ -63,7 +63,7 @@ TEST(ByteLevel, HasTheKnownCharacters) {
   std::string all;
   for (int byte = 0; byte < 256; ++byte) all += static_cast<char>(byte);
   EXPECT_EQ(spelled_bytes(spell(all)), all);
-  EXPECT_EQ(spelled_bytes("a b"), "a b");            // space is not in the alphabet
+  EXPECT_EQ(spelled_bytes("a b"), "a b");  // space is not in the alphabet
   EXPECT_EQ(spelled_bytes("\xe6\x97\xa5"), "\xe6\x97\xa5");
   EXPECT_EQ(spelled_bytes("\xc4"), "\xc4");
 }
@@ -72,8 +72,8 @@ TEST(ByteLevel, HasTheKnownCharacters) {
 TEST(Utf8, AgreesWithPcre2OnShortStrings) {
   int error = 0;
   PCRE2_SIZE at = 0;
-  pcre2_code* code = pcre2_compile(reinterpret_cast<PCRE2_SPTR>("x"), 1, PCRE2_UTF, &error, &at,
-                                   nullptr);
+  pcre2_code* code =
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>("x"), 1, PCRE2_UTF, &error, &at, nullptr);
   ASSERT_NE(code, nullptr);
   pcre2_match_data* match = pcre2_match_data_create_from_pattern(code, nullptr);
   const auto check = [&](const std::string& text) {
@@ -112,15 +112,17 @@ TEST(PreTokenizer, Smollm) {
   EXPECT_EQ(split("smollm", "\xd9\xa1\xc2\xbd"), (Strings{"\xd9\xa1", "\xc2\xbd"}));  // digit, 1/2
   EXPECT_EQ(split("smollm", "na\xc3\xafve \xe6\x97\xa5!?"),
             (Strings{"na\xc3\xafve", " \xe6\x97\xa5", "!?"}));
-  EXPECT_EQ(split("smollm", "a\xc2\xa0\xc2\xa0" "b"), (Strings{"a", "\xc2\xa0", "\xc2\xa0", "b"}));
+  EXPECT_EQ(split("smollm",
+                  "a\xc2\xa0\xc2\xa0"
+                  "b"),
+            (Strings{"a", "\xc2\xa0", "\xc2\xa0", "b"}));
   EXPECT_EQ(split("smollm", ""), Strings{});
 }
 
 TEST(PreTokenizer, OthersDifferWhereTheyShould) {
   const std::string text = "I'LL 12345!\r\n  x";
   EXPECT_EQ(split("gpt-2", text), (Strings{"I", "'", "LL", " 12345", "!", "\r\n ", " x"}));
-  EXPECT_EQ(split("llama-bpe", text),
-            (Strings{"I", "'LL", " ", "123", "45", "!\r\n", " ", " x"}));
+  EXPECT_EQ(split("llama-bpe", text), (Strings{"I", "'LL", " ", "123", "45", "!\r\n", " ", " x"}));
   EXPECT_EQ(split("qwen2", text),
             (Strings{"I", "'LL", " ", "1", "2", "3", "4", "5", "!\r\n", " ", " x"}));
   EXPECT_EQ(split("default", text),
@@ -132,7 +134,9 @@ TEST(PreTokenizer, OthersDifferWhereTheyShould) {
 }
 
 TEST(PreTokenizer, SetsInvalidBytesAside) {
-  EXPECT_EQ(split("smollm", "ab\xff\xfe" "cd \xe6\x97"),
+  EXPECT_EQ(split("smollm",
+                  "ab\xff\xfe"
+                  "cd \xe6\x97"),
             (Strings{"ab", "\xff\xfe", "cd", " ", "\xe6\x97"}));
 }
 
@@ -179,9 +183,8 @@ TEST(Tokenizer, RoundTripsAnyBytes) {
       for (std::uint32_t i = 0; i < length; ++i) {
         // Mostly text, with spaces, digits, pieces of UTF-8 and stray bytes.
         const std::string stray(1, static_cast<char>(random.below(256)));
-        const std::string parts[] = {" ",  "\n",           "he",
-                                     "7",  "\xe6\x97\xa5", "\xf0\x9f\x98\x80",
-                                     "\xcc\x81", stray};
+        const std::string parts[] = {
+            " ", "\n", "he", "7", "\xe6\x97\xa5", "\xf0\x9f\x98\x80", "\xcc\x81", stray};
         text += parts[random.below(8)];
       }
       ASSERT_EQ(t.decode(t.encode(text)), text) << pre << " " << ::testing::PrintToString(text);
@@ -319,8 +322,9 @@ TEST(TokenizerJson, RefusesWhatItDoesNotDo) {
   expect_in(replaced("\"vocab\":{", "\"vocab\":{\"q q\":5,"), {"id 5"});
   expect_in(replaced("\"vocab\":{", "\"vocab\":{\"q q\":16000000,"), {"16000000"});
   expect_in(replaced("\"lstrip\":false", "\"lstrip\":true"), {"added_tokens", "lstrip"});
-  expect_in(refusal([&] { from_json(tiny_tokenizer_json(v, kSmollmPreJson),
-                                    R"({"bos_token":"<no>"})"); }),
+  expect_in(refusal([&] {
+              from_json(tiny_tokenizer_json(v, kSmollmPreJson), R"({"bos_token":"<no>"})");
+            }),
             {"tokenizer_config.json", "bos_token", "<no>"});
   expect_in(refusal([&] { from_json("[]"); }), {"not a JSON object"});
   EXPECT_TRUE(accepts([&] {

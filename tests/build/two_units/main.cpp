@@ -11,8 +11,8 @@ int main() {
   std::vector<float> y1(kRows * kOutputs), y2(y1.size()), y3(y1.size());
   for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i * 37 % 101) - 50.0f;
   for (std::size_t i = 0; i < w.size(); ++i) w[i] = static_cast<float>(i * 53 % 97) - 48.0f;
-  const auto weight = rrs::prepare_weight(
-      rrs::MatrixView<const float>(w.data(), kOutputs, kInputs), rrs::presets::rrs());
+  const auto weight = rrs::prepare_weight(rrs::MatrixView<const float>(w.data(), kOutputs, kInputs),
+                                          rrs::presets::rrs());
   if (!weight) return std::puts("prepare_weight failed"), 1;
   rrs::Workspace ws(rrs::workspace_bytes(kRows, kInputs, rrs::presets::rrs()));
   const std::size_t bytes = y1.size() * sizeof(float);
