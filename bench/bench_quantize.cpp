@@ -1,7 +1,7 @@
-// ns per element of the smooth, quantize and pack leaves and of the fused row, at every level that
-// this machine has. One row of K = 4096 out of 16 (256 KB of X: L2, as in a layer). Interleaved by
-// Google Benchmark: --benchmark_enable_random_interleaving=true --benchmark_repetitions=9, read the
-// medians.
+// ns per element of the smooth, quantize and pack leaves, of the fused row, and of the leaves at
+// both ends (16-bit rows in, rows of results out), at every level that this machine has. One row of
+// K = 4096 out of 16 (256 KB of X: L2, as in a layer). Interleaved by Google Benchmark:
+// --benchmark_enable_random_interleaving=true --benchmark_repetitions=9, read the medians.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -85,13 +85,46 @@ void bench_sum_codes(benchmark::State& state, const rrs::KernelTable* table, int
   });
 }
 
-void bench_pack(benchmark::State& state, const rrs::KernelTable* table, int rows, bool floats) {
+void bench_pack(benchmark::State& state, const rrs::KernelTable* table, int rows, int bits) {
   Data& d = data();
   run(state, rows * kInputs, [&](std::int64_t) {
-    if (floats) {
-      table->pack.floats(d.x.data(), kInputs, rows, kInputs, d.floats.data());
-    } else {
+    if (bits == 4) {
       table->pack.codes_a4(d.codes.data(), kInputs, rows, kInputs, d.packed.data());
+    } else if (bits == 8) {
+      table->pack.codes_a8(d.codes.data(), kInputs, rows, kInputs, d.packed.data());
+    } else {
+      table->pack.floats(d.x.data(), kInputs, rows, kInputs, d.floats.data());
+    }
+  });
+}
+
+// 16-bit rows, as the ends of a layer read and write them.
+struct HalfRows {
+  std::vector<rrs::f16> f16 = std::vector<rrs::f16>(kInputs, rrs::f16{0x3c00});
+  std::vector<rrs::bf16> bf16 = std::vector<rrs::bf16>(kInputs, rrs::bf16{0x3f80});
+};
+
+void bench_load(benchmark::State& state, const rrs::KernelTable* table, bool brain) {
+  HalfRows rows;
+  run(state, kInputs, [&](std::int64_t) {
+    if (brain) {
+      table->rotate.bf16_to_f32(rows.bf16.data(), data().work.data(), kInputs);
+    } else {
+      table->rotate.f16_to_f32(rows.f16.data(), data().work.data(), kInputs);
+    }
+  });
+}
+
+void bench_store(benchmark::State& state, const rrs::KernelTable* table, int kind) {
+  HalfRows rows;
+  const float* sums = data().x.data();
+  run(state, kInputs, [&](std::int64_t) {
+    if (kind == 0) {
+      table->gemm.store_f32(sums, kInputs, 0.5f, nullptr, false, data().work.data());
+    } else if (kind == 1) {
+      table->gemm.store_f16(sums, kInputs, 0.5f, nullptr, false, rows.f16.data());
+    } else {
+      table->gemm.store_bf16(sums, kInputs, 0.5f, nullptr, false, rows.bf16.data());
     }
   });
 }
@@ -158,9 +191,15 @@ void register_level(const rrs::KernelTable* table) {
     add("sum_codes" + suffix, bench_sum_codes, group);
   }
   for (const int rows : {1, 6, 12, 16}) {
-    add("pack_codes/rows" + std::to_string(rows), bench_pack, rows, false);
-    add("pack_floats/rows" + std::to_string(rows), bench_pack, rows, true);
+    add("pack_codes/rows" + std::to_string(rows), bench_pack, rows, 4);
+    add("pack_codes8/rows" + std::to_string(rows), bench_pack, rows, 8);
+    add("pack_floats/rows" + std::to_string(rows), bench_pack, rows, 16);
   }
+  add("load/f16", bench_load, false);
+  add("load/bf16", bench_load, true);
+  add("store/f32", bench_store, 0);
+  add("store/f16", bench_store, 1);
+  add("store/bf16", bench_store, 2);
   for (const int size : {32, 64, 128}) {
     const std::string suffix = "/block" + std::to_string(size) + "_group" + std::to_string(size);
     add("separate" + suffix, bench_separate, size, size);

@@ -274,6 +274,7 @@ inline std::vector<std::int32_t> top_spike_tokens(const SpikeTokens& found,
                    [](const auto& a, const auto& b) { return a.second > b.second; });
   all.resize((std::min)(all.size(), count));
   std::vector<std::int32_t> tokens;
+  tokens.reserve(all.size());
   for (const auto& [token, scale] : all) tokens.push_back(token);
   return tokens;
 }
@@ -288,6 +289,7 @@ inline std::vector<std::int32_t> most_frequent_tokens(const std::vector<std::int
                    [](const auto& a, const auto& b) { return a.second > b.second; });
   all.resize((std::min)(all.size(), count));
   std::vector<std::int32_t> ids;
+  ids.reserve(all.size());
   for (const auto& [token, n] : all) ids.push_back(token);
   return ids;
 }

@@ -169,7 +169,7 @@ RRS_TARGET_AMX inline void prepare_block(const GemmTileArgs& a, std::int64_t fir
     // Inputs beyond K: activations are 0, so any weight does, but it must be readable.
     if (kBits == 8) {
       std::memcpy(t.weights[p], at + whole * kPanelOutputs,
-                  static_cast<std::size_t>(left * kPanelOutputs));
+                  static_cast<std::size_t>(left) * kPanelOutputs);
     }
     b.weights[p][whole / kAmxChunk] = kBits == 4 ? at + whole * kPanelOutputs : t.weights[p];
   }

@@ -164,7 +164,8 @@ namespace avx2 {
   "vmovaps " a ", 64*" r "(%[out])\nvmovaps " b ", 64*" r "+32(%[out])\n"
 
 template <int R, int kWeightBits, int kFlow, int kStored>
-RRS_TARGET_AVX2 RRS_FORCE_INLINE void wide_groups(const WideArgs& args) noexcept {
+RRS_TARGET_AVX2 RRS_FORCE_INLINE void wide_groups(  // NOLINT(readability-function-size): the tile
+    const WideArgs& args) noexcept {
   const std::uint8_t* weights = args.weights;
   const std::int8_t* codes = args.codes;
   const std::int32_t* start = args.start;

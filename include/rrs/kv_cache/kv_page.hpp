@@ -155,7 +155,7 @@ class KvPageList {
   }
   // Room for `count` pointers.
   RRS_MEMBER Status reserve(std::int64_t count) noexcept {
-    constexpr auto kPointer = static_cast<std::int64_t>(sizeof(KvPage*));
+    constexpr auto kPointer = static_cast<std::int64_t>(sizeof(void*));
     if (count * kPointer <= table_.size()) return Status{};
     const std::int64_t wanted = count < 2 * count_ ? 2 * count_ : (count < 16 ? 16 : count);
     AlignedBuffer fresh;
