@@ -35,7 +35,10 @@ def main() -> int:
         print(__doc__, file=sys.stderr)
         return 2
     seen = set()
-    text = ["// rrs as one header, made by cmake/amalgamate.py: do not edit.", "#pragma once"]
+    text = ["// rrs as one header, made by cmake/amalgamate.py: do not edit.", "#pragma once",
+            "#if defined(RRS_EXTERNAL_KERNELS) && RRS_EXTERNAL_KERNELS",
+            '#error "the single header contains its kernels: RRS_EXTERNAL_KERNELS is not for it"',
+            "#endif"]
     text += paste("rrs/rrs.hpp", seen)
     pathlib.Path(sys.argv[1]).write_text("\n".join(text) + "\n", encoding="ascii")
     print(f"amalgamated: {len(seen)} headers, {len(text)} lines")

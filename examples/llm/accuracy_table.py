@@ -106,9 +106,12 @@ def run_batch(args, tasks, kv):
     half.unlink()
     if load(args, "fp") is None:
         store(args, "fp", records[0])
-    by_name = {(r["method"], r["kv_bits"]): r for r in records}
-    for task, name in zip(tasks, names):
-        store(args, task, by_name[name, int(kv)])
+    # In the order asked for, after fp with a 16-bit cache, which always runs and is not repeated.
+    asked = [t for t, n in zip(tasks, names) if n != "fp" or kv != "16"]
+    if len(records) != 1 + len(asked):
+        sys.exit(f"{len(records)} records for fp and {' '.join(asked)}")
+    for task, record in zip(asked, records[1:]):
+        store(args, task, record)
     return True
 
 

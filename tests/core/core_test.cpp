@@ -1,6 +1,7 @@
 // Status, views, schemes, presets, CPU detection and dispatch.
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <set>
 #include <string>
 

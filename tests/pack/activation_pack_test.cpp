@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "rrs/core/kernel_tables.hpp"
 #include "rrs/pack/layout.hpp"
 #include "support/compare.hpp"
 #include "support/each_isa.hpp"

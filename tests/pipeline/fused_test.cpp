@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "rrs/core/kernel_tables.hpp"
 #include "rrs/quantize/quantize.hpp"
 #include "support/compare.hpp"
 #include "support/each_isa.hpp"

@@ -95,9 +95,10 @@ TEST(ActivationQuantize, LevelsAgreeAtEveryLength) {
             scheme_of(2 + static_cast<int>(k % 7), group, range, k % 5 ? 1.0f : 0.9f);
         const int inner = group == rrs::kRowGroup ? (k % 2 ? 32 : group) : (k % 3 ? group : 16);
         const std::vector<float> window(static_cast<std::size_t>(rrs::group_count(k, group)), 3.0f);
-        expect_same(quantize(table, x, s, inner), quantize(rrs::kScalarTable, x, s, inner));
+        expect_same(quantize(table, x, s, inner),
+                    quantize(rrs_test::table_of(rrs::Isa::kScalar), x, s, inner));
         expect_same(quantize(table, x, s, inner, &window),
-                    quantize(rrs::kScalarTable, x, s, inner, &window));
+                    quantize(rrs_test::table_of(rrs::Isa::kScalar), x, s, inner, &window));
         if (testing::Test::HasFatalFailure()) return;
         ++cases;
       }
@@ -266,7 +267,8 @@ TEST(ActivationQuantize, ZeroTinyHugeAndSpikeRows) {
           const int qmax = rrs::max_code(bits);
           EXPECT_EQ(row.codes[50], range == rrs::Range::kFull ? -qmax - 1 : -qmax);
           EXPECT_EQ(row.codes[51], 0);
-          expect_same(row, quantize(rrs::kScalarTable, x, scheme_of(bits, 32, range, 1.0f), 32));
+          expect_same(row, quantize(rrs_test::table_of(rrs::Isa::kScalar), x,
+                                    scheme_of(bits, 32, range, 1.0f), 32));
           ++cases;
         }
       }
@@ -308,7 +310,7 @@ TEST(ActivationQuantize, FrozenScalesOfAnySize) {
     std::vector<float> frozen = {1e-20f, 1.0f, 1e20f};  // far from what the row would measure
     Row row = quantize(table, x, s, 32, &frozen);
     EXPECT_TRUE(row.finite);
-    expect_same(row, quantize(rrs::kScalarTable, x, s, 32, &frozen));
+    expect_same(row, quantize(rrs_test::table_of(rrs::Isa::kScalar), x, s, 32, &frozen));
     EXPECT_EQ(row.scales, frozen);
     frozen = {0x1p-120f, 1.0f, 1.0f};  // below 2^-100: counts as zero
     row = quantize(table, x, s, 32, &frozen);

@@ -1,4 +1,5 @@
 // Extremes, windows, window scales, sorted channels: exact on every level.
+#include "rrs/core/kernel_tables.hpp"
 #include "rrs/smooth/smooth.hpp"
 
 #include <gtest/gtest.h>

@@ -85,6 +85,11 @@
 #define RRS_ISA_WARNINGS_POP
 #endif
 
+// 1: the kernels are in rrs/kernels.cpp, compiled once, and not in every file that includes rrs.
+#if !defined(RRS_EXTERNAL_KERNELS)
+#define RRS_EXTERNAL_KERNELS 0
+#endif
+
 // The tag: the flags that commonly change the code of a baseline function. Flags within one level
 // (VBMI, FP16, ...) share a tag: mixing those in one program needs a CPU that has them all.
 #if defined(__AVX512VNNI__)
@@ -110,9 +115,14 @@
 #else
 #define RRS_TAG_MATH
 #endif
-#define RRS_PASTE3_(a, b, c) a##b##c
-#define RRS_PASTE3(a, b, c) RRS_PASTE3_(a, b, c)
-#define RRS_BASELINE_TAG RRS_PASTE3(RRS_TAG_SIMD, RRS_TAG_FMA, RRS_TAG_MATH)
+#if RRS_EXTERNAL_KERNELS
+#define RRS_TAG_KERNELS _external
+#else
+#define RRS_TAG_KERNELS
+#endif
+#define RRS_PASTE4_(a, b, c, d) a##b##c##d
+#define RRS_PASTE4(a, b, c, d) RRS_PASTE4_(a, b, c, d)
+#define RRS_BASELINE_TAG RRS_PASTE4(RRS_TAG_SIMD, RRS_TAG_FMA, RRS_TAG_MATH, RRS_TAG_KERNELS)
 
 #define RRS_TYPES_BEGIN \
   namespace rrs {       \

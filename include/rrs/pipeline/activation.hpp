@@ -35,6 +35,7 @@ constexpr bool tiles_fit_scratch(const GemmKernels& g) noexcept {
          g.w8a8.max_rows <= internal::kMaxTileRows && g.w4a16.max_rows <= internal::kMaxTileRows &&
          g.w8a16.max_rows <= internal::kMaxTileRows;
 }
+#if !RRS_EXTERNAL_KERNELS
 static_assert(tiles_fit_scratch(kScalarTable.gemm), "a slot holds the rows of the tallest tile");
 #if RRS_X86_64
 static_assert(tiles_fit_scratch(kAvx2Table.gemm) && tiles_fit_scratch(kAvx512Table.gemm) &&
@@ -44,6 +45,7 @@ static_assert(tiles_fit_scratch(kAvx2Table.gemm) && tiles_fit_scratch(kAvx512Tab
 static_assert(tiles_fit_scratch(kAmxTable.gemm), "a slot holds the rows of the tallest tile");
 #endif
 #endif
+#endif  // !RRS_EXTERNAL_KERNELS
 
 inline Status validate_permutation(const std::int32_t* p, std::int64_t k,
                                    const char* name) noexcept {
