@@ -56,10 +56,9 @@ inline std::string explain_bits(const Scheme& s) {
 inline std::string explain_rotation(const Rotation& r, std::int64_t k) {
   if (r.kind == RotationKind::kNone) return "none";
   const RotationPlan plan = plan_rotation(r, k);
-  const std::string cost = std::to_string(additions_per_element(plan)) + " additions per element";
-  const std::string what =
-      r.kind == RotationKind::kFull ? "full" : "blocks of " + std::to_string(r.block);
-  return what + " (" + cost + ")";
+  if (r.kind == RotationKind::kFull) return "full (" + describe(plan.full) + ")";
+  return "blocks of " + std::to_string(r.block) + " (" +
+         std::to_string(additions_per_element(plan)) + " additions per element)";
 }
 
 }  // namespace detail
