@@ -2,8 +2,8 @@
 //
 // By default the highest level that the CPU and the OS support. RRS_ISA=<name> in the environment
 // (scalar, avx2, avxvnni, avx512, avx512vnni, amx; read once) forces a level;
-// ActivationOptions::isa overrides it for one call; ForceIsa for a scope (tests). An unknown or unsupported level is an
-// error that every entry point returns: never a silent fallback.
+// ActivationOptions::isa overrides it for one call; ForceIsa for a scope (tests). An unknown or
+// unsupported level is an error that every entry point returns: never a silent fallback.
 #pragma once
 
 #include <atomic>
