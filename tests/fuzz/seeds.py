@@ -3,7 +3,8 @@
 
     usage: seeds.py CORPUS_FOLDER
 
-What fuzzing found since lies beside them, named by its hash.
+weight_file's seeds are a byte and rrs::serialize_weight's output for small layers. What fuzzing found
+since lies beside them, named by its hash.
 """
 import json
 import pathlib
@@ -120,10 +121,26 @@ def tokenizer_json():
     return text.encode() + b"\0" + json.dumps(config).encode()
 
 
+def recipe_json():
+    settings = [{"pattern": "", "set": "sign-seed=3"},
+                {"pattern": "blk.1.ffn_down", "set": "activation-bits=8,clip=0.9,window=one"},
+                {"pattern": "blk.?.attn_*", "set": "a6,w8,weight-range=full,solver=gptq,rank=8"},
+                {"pattern": "ffn_gate", "set": "fp"}, {"pattern": "blk.0.attn_q", "set": "exempt=16"}]
+    log = [{"module": "blk.1.ffn_down", "set": "activation-bits=8", "saves": 0.0125, "mean_cost": 4.1}]
+    held_out = {"windows": 3, "context": 24}
+    for name in ("uniform_kl", "recipe_kl", "saved", "standard_error", "uniform_perplexity",
+                 "recipe_perplexity", "fp_perplexity"):
+        held_out[name] = round(RNG.random() * 20, 4)
+    return json.dumps({"format": "rrs-llm recipe", "version": 1, "model": "0123456789abcdef",
+                       "model_name": "tiny", "method": "rrs-gptq-zigzag", "cost": "bits",
+                       "mean_cost": 4.25, "verdict": "one exception", "settings": settings, "log": log,
+                       "held_out": held_out}).encode()
+
+
 def main():
     folder = pathlib.Path(sys.argv[1])
     for name, content in (("safetensors", safetensors()), ("gguf", gguf()),
-                          ("tokenizer_json", tokenizer_json())):
+                          ("tokenizer_json", tokenizer_json()), ("recipe_json", recipe_json())):
         (folder / name).mkdir(parents=True, exist_ok=True)
         (folder / name / "seed").write_bytes(content)
     return 0
