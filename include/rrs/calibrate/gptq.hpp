@@ -28,6 +28,7 @@
 
 #include <Eigen/Core>
 
+#include "rrs/calibrate/allocating_tasks.hpp"
 #include "rrs/calibrate/hessian_factor.hpp"
 #include "rrs/core/config.hpp"
 #include "rrs/core/executor.hpp"
@@ -266,7 +267,7 @@ inline Status validate_gptq(const MatrixView<const float>& w, const HessianFacto
 }  // namespace detail
 
 // Errors: kInvalidArgument naming W, factor or correction (with the row, where there is one),
-// kInvalidScheme.
+// kInvalidScheme, kOutOfMemory (or std::bad_alloc, outside the tasks).
 template <class Executor = SerialExecutor>
 Result<GptqResult> gptq(const MatrixView<const float>& W, const HessianFactor& factor,
                         const WeightScheme& scheme, const GptqOptions& options = GptqOptions{},
@@ -280,8 +281,10 @@ Result<GptqResult> gptq(const MatrixView<const float>& W, const HessianFactor& f
   job.objectives.assign(static_cast<std::size_t>(W.rows), 0.0);
   result.codes.assign(static_cast<std::size_t>(W.rows * W.cols), 0);
   result.scales.assign(static_cast<std::size_t>(W.rows * job.groups), f16{0});
-  executor((W.rows + detail::kGptqRows - 1) / detail::kGptqRows,
-           [&job](std::int64_t task) { detail::gptq_rows(job, task * detail::kGptqRows); });
+  const Status ran = detail::run_allocating_tasks(
+      executor, (W.rows + detail::kGptqRows - 1) / detail::kGptqRows,
+      [&job](std::int64_t task) { detail::gptq_rows(job, task * detail::kGptqRows); });
+  if (!ran) return ran;
   if (const std::int64_t row = job.bad_row.load(); row != INT64_MAX) {
     return invalid_argument("W", "must give group scales within 65504 in every row (found: row)",
                             row, W.rows);
@@ -291,7 +294,7 @@ Result<GptqResult> gptq(const MatrixView<const float>& W, const HessianFactor& f
 }
 
 // GPTAQ's P from D = (X_fp - X_q)^T X_q [K][K], in the columns' own order (it is brought into the
-// factor's). alpha 0.25 in the authors' code.
+// factor's). alpha 0.25 in the authors' code. Errors: kInvalidArgument, kOutOfMemory as above.
 template <class Executor = SerialExecutor>
 Result<std::vector<double>> gptaq_correction(const std::vector<double>& d,
                                              const HessianFactor& factor,
@@ -305,7 +308,7 @@ Result<std::vector<double>> gptaq_correction(const std::vector<double>& d,
   std::vector<double> p(d.size());
   const Eigen::Map<const detail::RowMajorSquare> upper(factor.upper.data(), k, k);
   constexpr std::int64_t kRows = 64;
-  executor((k + kRows - 1) / kRows, [&](std::int64_t task) {
+  const auto multiply = [&](std::int64_t task) {
     const std::int64_t first = task * kRows;
     const std::int64_t count = k - first < kRows ? k - first : kRows;
     detail::RowMajorSquare part(count, k);
@@ -327,7 +330,10 @@ Result<std::vector<double>> gptaq_correction(const std::vector<double>& d,
     }
     Eigen::Map<detail::RowMajorSquare> out(p.data() + first * k, count, k);
     out.noalias() = alpha * product * upper;
-  });
+  };
+  if (Status s = detail::run_allocating_tasks(executor, (k + kRows - 1) / kRows, multiply); !s) {
+    return s;
+  }
   for (const double value : p) {
     if (!detail::is_finite_f64(value)) {
       return invalid_argument("D", "must be finite (found: K)", k, k);

@@ -17,6 +17,7 @@
 #include <utility>
 #include <vector>
 
+#include "rrs/calibrate/allocating_tasks.hpp"
 #include "rrs/core/aligned_buffer.hpp"
 #include "rrs/core/config.hpp"
 #include "rrs/core/executor.hpp"
@@ -135,9 +136,9 @@ inline void transpose_square(std::int64_t k, std::vector<double>* m) {
 }
 
 template <class Executor>
-void rotate_rows_f64(const RotationPlan& plan, std::vector<double>* m, const Executor& executor) {
+Status rotate_rows_f64(const RotationPlan& plan, std::vector<double>* m, const Executor& executor) {
   constexpr std::int64_t kRows = 16;
-  executor((plan.k + kRows - 1) / kRows, [&](std::int64_t task) {
+  return run_allocating_tasks(executor, (plan.k + kRows - 1) / kRows, [&](std::int64_t task) {
     std::vector<double> spare;
     for (std::int64_t i = task * kRows; i < (task + 1) * kRows && i < plan.k; ++i) {
       rotate_row_f64(plan, &spare, m->data() + i * plan.k);
@@ -148,7 +149,8 @@ void rotate_rows_f64(const RotationPlan& plan, std::vector<double>* m, const Exe
 }  // namespace detail
 
 // Any square matrix M [K][K] of two inputs in the model's basis becomes B^T M B. For symmetric M
-// the result is exactly symmetric when `symmetric` says so. Errors: kInvalidArgument, kOutOfMemory.
+// the result is exactly symmetric when `symmetric` says so. Errors: kInvalidArgument, kOutOfMemory
+// (or std::bad_alloc; M is then unspecified).
 template <class Executor = SerialExecutor>
 Status change_basis(const Scheme& scheme, const LayerChannels& channels, std::int64_t k,
                     bool symmetric, std::vector<double>* m, const Executor& executor = Executor{}) {
@@ -166,9 +168,9 @@ Status change_basis(const Scheme& scheme, const LayerChannels& channels, std::in
   build_rotation_tables(&plan, tables.data());
   detail::permute_both(channels.input_permutation, channels.divisor, k, m);
   if (plan.rotation.kind != RotationKind::kNone) {
-    detail::rotate_rows_f64(plan, m, executor);
+    if (Status s = detail::rotate_rows_f64(plan, m, executor); !s) return s;
     detail::transpose_square(k, m);
-    detail::rotate_rows_f64(plan, m, executor);
+    if (Status s = detail::rotate_rows_f64(plan, m, executor); !s) return s;
     if (!symmetric) detail::transpose_square(k, m);
   }
   detail::permute_both(channels.group_permutation, nullptr, k, m);

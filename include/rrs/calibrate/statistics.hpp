@@ -27,6 +27,7 @@
 
 #include <Eigen/Core>
 
+#include "rrs/calibrate/allocating_tasks.hpp"
 #include "rrs/calibrate/input_statistics.hpp"
 #include "rrs/core/config.hpp"
 #include "rrs/core/executor.hpp"
@@ -134,7 +135,8 @@ inline double inverse_rms_of(const float* row, std::int64_t n) noexcept {
 }  // namespace detail
 
 // Adds the rows of one sequence. `with_hessian` must be the same in every call. Errors:
-// kNonFinite with the row, kInvalidArgument; `s` is then as before.
+// kNonFinite with the row, kInvalidArgument; `s` is then as before. kOutOfMemory (or
+// std::bad_alloc, outside the tasks): `s` is then unspecified, begin anew.
 template <class Executor = SerialExecutor>
 Status update_statistics(const MatrixView<const float>& X, bool with_hessian, InputStatistics* s,
                          const Executor& executor = Executor{}) {
@@ -159,7 +161,7 @@ Status update_statistics(const MatrixView<const float>& X, bool with_hessian, In
     s->token_maxima.push_back(float_from_bits(detail::largest_bits(X.row(t), k)));
   }
   constexpr std::int64_t kChannels = 64;
-  executor((k + kChannels - 1) / kChannels, [&](std::int64_t task) {
+  executor((k + kChannels - 1) / kChannels, [&](std::int64_t task) noexcept {
     const std::int64_t first = task * kChannels;
     const std::int64_t last = k - first < kChannels ? k : first + kChannels;
     detail::add_channels(X, inverse_rms.data(), first, last, s);
@@ -170,11 +172,11 @@ Status update_statistics(const MatrixView<const float>& X, bool with_hessian, In
   for (std::int64_t a = 0; a < k; a += kGramTile) {
     for (std::int64_t b = a; b < k; b += kGramTile) tiles.emplace_back(a, b);
   }
-  executor(static_cast<std::int64_t>(tiles.size()), [&](std::int64_t task) {
+  const auto add_tile = [&](std::int64_t task) {
     const auto [a, b] = tiles[static_cast<std::size_t>(task)];
     detail::add_gram_tile(X, a, b, s->hessian.data());
-  });
-  return Status{};
+  };
+  return detail::run_allocating_tasks(executor, static_cast<std::int64_t>(tiles.size()), add_tile);
 }
 
 RRS_FUNCTIONS_END

@@ -1,0 +1,232 @@
+// Memory runs out at every allocation of every offline function, one after the other: a Status says
+// so (or std::bad_alloc does, in calibrate/), nothing leaks (run under a sanitizer), nothing is
+// half-written, and with memory again the result is the same.
+#include <gtest/gtest.h>
+
+#include <cstdio>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "faults/failing_memory.hpp"
+#include "rrs/c/rrs.h"
+#include "rrs/calibrate/aser.hpp"
+#include "rrs/calibrate/gptq.hpp"
+#include "rrs/calibrate/hessian_basis.hpp"
+#include "rrs/calibrate/smoothquant.hpp"
+#include "rrs/calibrate/statistics.hpp"
+#include "rrs/calibrate/zigzag.hpp"
+#include "rrs/pipeline/weight_file.hpp"
+#include "rrs/rrs.hpp"
+#include "support/layer.hpp"
+
+namespace {
+
+using rrs::MatrixView;
+using rrs::Status;
+using rrs::StatusCode;
+
+constexpr std::int64_t kN = 40, kK = 96;
+const rrs_test::LayerData kLayer = rrs_test::make_layer(50, kN, kK, 1);
+
+enum class Throws { kNever, kMay };
+
+// call() -> Status, with memory running out after 0, 1, 2, ... allocations until it succeeds.
+// Returns the number of faults; after each, unharmed() must hold.
+template <class Call, class Unharmed>
+int every_allocation(const char* name, Throws throws, const Call& call, const Unharmed& unharmed) {
+  int faults = 0, thrown = 0;
+  for (bool done = false; !done; ++faults) {
+    Status status;
+    bool out_of_memory = false;
+    {
+      const rrs_test::FailAllocations fail(faults);
+      try {
+        status = call();
+      } catch (const std::bad_alloc&) {
+        out_of_memory = true;
+      }
+    }
+    thrown += out_of_memory ? 1 : 0;
+    done = status.ok() && !out_of_memory;
+    if (done) break;
+    if (!out_of_memory) {
+      EXPECT_EQ(status.code, StatusCode::kOutOfMemory) << status.message();
+    }
+    EXPECT_TRUE(unharmed()) << name << " after " << faults << " allocations";
+    if (faults > 100000) return ADD_FAILURE() << name << " never succeeds", faults;
+  }
+  if (throws == Throws::kNever) {
+    EXPECT_EQ(thrown, 0) << name;
+  }
+  std::printf("%s: %d faults, %d of them thrown\n", name, faults, thrown);
+  return faults;
+}
+
+template <class Call>
+int every_allocation(const char* name, Throws throws, const Call& call) {
+  return every_allocation(name, throws, call, [] { return true; });
+}
+
+template <class T>
+Status status_of(const rrs::Result<T>& result) {
+  return result.status();
+}
+
+TEST(Allocation, WeightsSayOutOfMemoryAndThrowNothing) {
+  int faults = 0;
+  std::vector<std::int32_t> order(kK);
+  for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::int32_t>(kK - 1 - i);
+  rrs::WeightOptions options;
+  options.channels.input_permutation = order.data();
+  for (const rrs::Scheme& s : {rrs::presets::rrs(), rrs::presets::quarot()}) {
+    faults += every_allocation("prepare_weight", Throws::kNever, [&] {
+      return status_of(rrs::prepare_weight(kLayer.W(), s, options));
+    });
+    std::vector<float> y(kLayer.w.size(), -1.0f);
+    const std::vector<float> before = y;
+    faults += every_allocation(
+        "transform_weight", Throws::kNever,
+        [&] {
+          return rrs::transform_weight(kLayer.W(), s, MatrixView<float>(y.data(), kN, kK), options);
+        },
+        [&] { return y == before; });
+    EXPECT_NE(y, before);
+  }
+  const rrs::PreparedWeight w = rrs_test::prepare(kLayer, rrs::presets::rrs());
+  faults += every_allocation("attach_low_rank", Throws::kNever, [&] {
+    return status_of(rrs::attach_low_rank(w, {kLayer.w.data(), kN, 4}, {kLayer.x.data(), 4, kK}));
+  });
+  const std::vector<std::int8_t> codes(kN * kK, 3);
+  const std::vector<rrs::f16> scales(kN * 3, rrs::to_f16(0.5f));
+  faults += every_allocation("weight_from_quantized", Throws::kNever, [&] {
+    return status_of(rrs::weight_from_quantized(MatrixView<const std::int8_t>(codes.data(), kN, kK),
+                                                MatrixView<const rrs::f16>(scales.data(), kN, 3),
+                                                w.scheme()));
+  });
+  const std::vector<std::uint8_t> blocks(kN * kK / 32 * rrs::kQ4_1Bytes, 1);
+  faults += every_allocation("weight_from_q4_1", Throws::kNever, [&] {
+    return status_of(rrs::weight_from_q4_1(blocks.data(), kN, kK));
+  });
+  EXPECT_GE(faults, 10);
+}
+
+// The hot path and the weight file allocate nothing at all.
+TEST(Allocation, HotPathAndWeightFileNeedNone) {
+  const rrs::PreparedWeight w = rrs_test::prepare(kLayer, rrs::presets::rrs());
+  rrs::Workspace ws(rrs::workspace_bytes(kLayer.m, w.view()));
+  std::vector<float> y(static_cast<std::size_t>(kLayer.m * kN));
+  rrs::AlignedBuffer file(rrs::serialized_bytes(w));
+  const rrs_test::FailAllocations fail(0);
+  EXPECT_TRUE(rrs::linear(kLayer.X(), w, MatrixView<float>(y.data(), kLayer.m, kN), ws).ok());
+  EXPECT_TRUE(rrs::serialize_weight(w, file.data(), static_cast<std::size_t>(file.size())).ok());
+  EXPECT_TRUE(rrs::view_weight(file.data(), static_cast<std::size_t>(file.size())).ok());
+  EXPECT_EQ(rrs_test::allocations_seen, 0);
+}
+
+// A workspace that found no memory is one of size 0, which the call reports.
+TEST(Allocation, AWorkspaceWithoutMemoryIsReported) {
+  const rrs::PreparedWeight w = rrs_test::prepare(kLayer, rrs::presets::rrs());
+  std::vector<float> y(static_cast<std::size_t>(kLayer.m * kN), -1.0f);
+  const std::vector<float> before = y;
+  const std::size_t bytes = rrs::workspace_bytes(kLayer.m, w.view());
+  const rrs_test::FailAllocations fail(0);
+  rrs::Workspace ws(bytes);
+  const Status status = rrs::linear(kLayer.X(), w, MatrixView<float>(y.data(), kLayer.m, kN), ws);
+  EXPECT_EQ(status.code, StatusCode::kWorkspaceTooSmall);
+  EXPECT_EQ(y, before);
+}
+
+TEST(Allocation, CalibrationFailsCleanly) {
+  int faults = 0;
+  const auto X = kLayer.X();
+  rrs::InputStatistics seen;
+  faults += every_allocation("update_statistics", Throws::kMay, [&] {
+    seen = rrs::InputStatistics{};
+    return rrs::update_statistics(X, true, &seen);
+  });
+  const rrs::Scheme scheme = rrs::presets::quarot();
+  std::vector<double> hessian;
+  faults += every_allocation("change_basis", Throws::kMay, [&] {
+    hessian = seen.hessian;
+    return rrs::change_basis(scheme, {}, kK, true, &hessian);
+  });
+  rrs::HessianOptions by_size;
+  by_size.act_order = true;
+  faults += every_allocation("factor_hessian", Throws::kMay,
+                             [&] { return status_of(rrs::factor_hessian(hessian, kK, by_size)); });
+  const auto factor = rrs::factor_hessian(hessian, kK, by_size);
+  ASSERT_TRUE(factor.ok());
+  faults += every_allocation("gptaq_correction", Throws::kMay,
+                             [&] { return status_of(rrs::gptaq_correction(hessian, *factor)); });
+  const auto correction = rrs::gptaq_correction(hessian, *factor);
+  ASSERT_TRUE(correction.ok());
+  rrs::GptqOptions gptaq;
+  gptaq.correction = &*correction;
+  faults += every_allocation("gptq", Throws::kMay, [&] {
+    return status_of(rrs::gptq(kLayer.W(), *factor, scheme.weight, gptaq));
+  });
+  const rrs::PreparedWeight w = rrs_test::prepare(kLayer, scheme);
+  std::vector<float> full(kLayer.w.size());
+  ASSERT_TRUE(
+      rrs::transform_weight(kLayer.W(), scheme, MatrixView<float>(full.data(), kN, kK)).ok());
+  rrs::AserOptions aser;
+  aser.rank = 6;
+  faults += every_allocation("aser_weight", Throws::kMay, [&] {
+    return status_of(
+        rrs::aser_weight(w, MatrixView<const float>(full.data(), kN, kK), hessian, aser));
+  });
+  faults += every_allocation("aser_smoothing", Throws::kMay, [&] {
+    return status_of(rrs::aser_smoothing(seen.sums, seen.relative, 5));
+  });
+  faults += every_allocation("zigzag_permutation", Throws::kMay,
+                             [&] { return status_of(rrs::zigzag_permutation(seen.sums, 32)); });
+  std::vector<float> maxima;
+  faults += every_allocation(
+      "update_channel_maxima", Throws::kMay, [&] { return rrs::update_channel_maxima(X, &maxima); },
+      [&] { return maxima.empty(); });
+  faults += every_allocation("smoothquant_scales", Throws::kMay,
+                             [&] { return status_of(rrs::smoothquant_scales(maxima, maxima)); });
+  EXPECT_GE(faults, 50);
+}
+
+// With the failing allocation inside a task, an executor that is noexcept (and threads that nobody
+// guards) must not see an exception.
+TEST(Allocation, NoExceptionLeavesATask) {
+  rrs::InputStatistics seen;
+  const auto executor = [](std::int64_t n, const auto& task) noexcept {
+    static_assert(noexcept(task(n)), "tasks are noexcept");
+    for (std::int64_t i = 0; i < n; ++i) task(i);
+  };
+  ASSERT_TRUE(rrs::update_statistics(kLayer.X(), true, &seen, executor).ok());
+  const auto factor = rrs::factor_hessian(seen.hessian, kK);
+  ASSERT_TRUE(factor.ok());
+  const auto result =
+      rrs::gptq(kLayer.W(), *factor, rrs::presets::rrs().weight, rrs::GptqOptions{}, executor);
+  ASSERT_TRUE(result.ok());
+}
+
+TEST(Allocation, TheCInterfaceReturnsItsCode) {
+  rrs_scheme scheme{};
+  scheme.size = sizeof scheme;
+  ASSERT_EQ(rrs_scheme_preset("rrs", &scheme, nullptr), RRS_OK);
+  rrs_prepare_args args{};
+  args.size = sizeof args;
+  args.scheme = &scheme;
+  args.w = rrs_matrix{const_cast<float*>(kLayer.w.data()), kN, kK, kK, RRS_F32};
+  rrs_weight* weight = nullptr;
+  rrs_error error{};
+  const int faults = every_allocation(
+      "rrs_weight_prepare", Throws::kNever,
+      [&] {
+        Status status;
+        status.code = static_cast<StatusCode>(rrs_weight_prepare(&args, &weight, &error));
+        return status;
+      },
+      [&] { return weight == nullptr; });
+  EXPECT_GE(faults, 2);
+  ASSERT_NE(weight, nullptr);
+  rrs_weight_free(weight);
+}
+
+}  // namespace

@@ -1,0 +1,148 @@
+// Executors that keep their contract in any order and number of threads give the same bits; those
+// that break it (skip a task, run one twice, run one many times at once) give whatever they give,
+// but touch no memory that is not theirs. The latter is for the address sanitizer to see.
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <cstdio>
+#include <thread>
+#include <vector>
+
+#include "rrs/calibrate/gptq.hpp"
+#include "rrs/calibrate/statistics.hpp"
+#include "rrs/rrs.hpp"
+#include "support/compare.hpp"
+#include "support/each_isa.hpp"
+#include "support/layer.hpp"
+#include "support/thread_executor.hpp"
+
+namespace {
+
+using rrs::MatrixView;
+
+// What one executor makes of a layer: the packed weight, Y, and GPTQ's codes.
+struct Outputs {
+  std::vector<std::uint8_t> panels;
+  std::vector<float> y;
+  std::vector<double> hessian;
+  std::vector<std::int8_t> codes;
+};
+
+template <class Executor>
+Outputs run_everything(const rrs_test::LayerData& d, const rrs::Scheme& s, rrs::Isa isa,
+                       const Executor& executor) {
+  Outputs out;
+  const auto w = rrs::prepare_weight(d.W(), s, rrs::WeightOptions{}, executor);
+  EXPECT_TRUE(w.ok());
+  const rrs::WeightView& v = w->view();
+  out.panels.assign(v.panels, v.panels + rrs::panel_count(v.n) * v.panel_bytes);
+  out.y.assign(static_cast<std::size_t>(d.m * d.n), 0.0f);
+  rrs::Workspace ws(rrs::workspace_bytes(d.m, v));
+  rrs::ActivationOptions options;
+  options.isa = isa;
+  // A broken executor's activation may hold NaN: its Status is not looked at.
+  static_cast<void>(
+      rrs::linear(d.X(), v, MatrixView<float>(out.y.data(), d.m, d.n), ws, executor, options).ok());
+  rrs::InputStatistics seen;
+  EXPECT_TRUE(rrs::update_statistics(d.X(), true, &seen, executor).ok());
+  out.hessian = seen.hessian;
+  const auto factor = rrs::factor_hessian(seen.hessian, d.k);
+  if (!factor.ok()) return out;
+  const auto codes = rrs::gptq(d.W(), *factor, s.weight, rrs::GptqOptions{}, executor);
+  if (codes.ok()) out.codes = codes->codes;
+  return out;
+}
+
+std::vector<rrs::Scheme> schemes() {
+  rrs::Scheme whole = rrs::presets::rrs();
+  whole.activation.window.kind = rrs::WindowKind::kWhole;
+  return {rrs::presets::rrs(), rrs::presets::rrs_published(), rrs::presets::quarot(),
+          rrs::presets::rrs_w4a16(), whole};
+}
+
+TEST(Executors, AnyOrderAndOneToSixteenThreadsGiveTheSameBits) {
+  const rrs_test::LayerData d = rrs_test::make_layer(70, 90, 160, 3);
+  int compared = 0;
+  for (const rrs::Scheme& s : schemes()) {
+    for (const rrs::Isa isa : rrs_test::supported_isas()) {
+      const Outputs expected = run_everything(d, s, isa, rrs::SerialExecutor{});
+      ASSERT_EQ(expected.codes.size(), d.w.size());
+      const auto same = [&](const Outputs& o) {
+        ASSERT_TRUE(rrs_test::bits_equal(o.panels, expected.panels));
+        ASSERT_TRUE(rrs_test::bits_equal(o.y, expected.y));
+        ASSERT_TRUE(rrs_test::bits_equal(o.hessian, expected.hessian));
+        ASSERT_TRUE(rrs_test::bits_equal(o.codes, expected.codes));
+        ++compared;
+      };
+      same(run_everything(d, s, isa, rrs_test::ReverseExecutor{}));
+      for (std::uint64_t seed = 1; seed <= 3; ++seed) {
+        same(run_everything(d, s, isa, rrs_test::ShuffledExecutor(seed)));
+      }
+      for (const int threads : {1, 2, 3, 5, 8, 16}) {
+        same(run_everything(d, s, isa, rrs_test::ThreadExecutor(threads)));
+      }
+    }
+  }
+  EXPECT_EQ(compared, 50 * static_cast<int>(rrs_test::supported_isas().size()));
+}
+
+// Skips each `step`-th task, from `first`.
+struct Skips {
+  std::int64_t first, step;
+  template <class Task>
+  void operator()(std::int64_t n, const Task& task) const {
+    for (std::int64_t i = 0; i < n; ++i) {
+      if (i % step != first) task(i);
+    }
+  }
+};
+
+struct RunsNothing {
+  template <class Task>
+  void operator()(std::int64_t, const Task&) const {}
+};
+
+struct RunsTwice {
+  template <class Task>
+  void operator()(std::int64_t n, const Task& task) const {
+    for (std::int64_t i = 0; i < n; ++i) task(i), task(n - 1 - i);
+  }
+};
+
+// Every task on two threads at once: a data race by design, so not under the thread sanitizer.
+struct RunsTwiceAtOnce {
+  template <class Task>
+  void operator()(std::int64_t n, const Task& task) const {
+    const auto all = [&] {
+      for (std::int64_t i = 0; i < n; ++i) task(i);
+    };
+    std::thread other(all);
+    all();
+    other.join();
+  }
+};
+
+TEST(Executors, ABrokenContractStaysMemorySafe) {
+  const rrs_test::LayerData d = rrs_test::make_layer(70, 90, 160, 4);
+  int ran = 0;
+  for (const rrs::Scheme& s : schemes()) {
+    for (const rrs::Isa isa : rrs_test::supported_isas()) {
+      const auto run = [&](const auto& executor) {
+        run_everything(d, s, isa, executor);
+        ++ran;
+      };
+      run(Skips{0, 2});
+      run(Skips{1, 2});
+      run(Skips{0, 3});
+      run(RunsNothing{});
+      run(RunsTwice{});
+#if !defined(__SANITIZE_THREAD__)
+      run(RunsTwiceAtOnce{});
+#endif
+    }
+  }
+  std::printf("%d broken runs\n", ran);
+  EXPECT_GE(ran, 25 * static_cast<int>(rrs_test::supported_isas().size()));
+}
+
+}  // namespace
