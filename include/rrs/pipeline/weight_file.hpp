@@ -8,8 +8,12 @@
 // all section sizes and two 64-bit checksums (core/hash.hpp): one of the header, one of the
 // payload. Numeric contract: the view's bytes, scheme and fingerprint come back exactly. Anything
 // else (a truncated, extended, changed or foreign file) is kCorruptData naming the field; sizes are
-// recomputed from the shape and compared before any of them is used. Not a defence against forgery.
-// Cost: one pass for the checksum, 6 GB/s or more; Checksum::kSkip reads the header only.
+// recomputed from the shape and compared before any of them is used. Not a defence against forgery:
+// values are not looked at, and outputs whose scales somebody made NaN or Inf are NaN or Inf, which
+// of them may differ by level. A mapped file must not shrink while it is used: sizes are checked
+// against `size` once, and a read behind the new end is a SIGBUS that no library can catch for its
+// program. Replace files by renaming a new one over them, which leaves mappings whole. Cost: one
+// pass for the checksum, 6 GB/s or more; Checksum::kSkip reads the header only.
 #pragma once
 
 #include <cstddef>
