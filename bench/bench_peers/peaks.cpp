@@ -3,6 +3,8 @@
 #include <cstdint>
 
 #include "rrs/core/cpu.hpp"
+#include "rrs/core/dispatch.hpp"
+#include "rrs/gemm/amx_tiles.hpp"
 #include "support/clock.hpp"
 #include "support/statistics.hpp"
 
@@ -10,6 +12,7 @@ namespace rrs_bench {
 namespace {
 
 constexpr std::int64_t kLoops = 4000000;
+constexpr std::int64_t kTileLoops = 200000;
 constexpr int kChains = 12;  // more than latency times throughput of any of these
 
 // kLoops times twelve independent instructions on registers of `Clobber` width.
@@ -39,12 +42,37 @@ RRS_PEAK_LOOP(fmadd_zmm, "avx512f", RRS_FMADD_ZMM)
 
 #undef RRS_PEAK_LOOP
 
+#if RRS_HAS_AMX
+// Per round trip kChains instructions as well, on the four tiles of sums that the kernel has.
+void dot_tiles() {
+  rrs::amx::load_config(rrs::amx::tile_config(16, 64));
+  for (std::int64_t i = 0; i < kTileLoops; ++i) {
+    rrs::amx::dot_tile<0, 4, 6>();
+    rrs::amx::dot_tile<1, 4, 7>();
+    rrs::amx::dot_tile<2, 4, 6>();
+    rrs::amx::dot_tile<3, 4, 7>();
+    rrs::amx::dot_tile<0, 5, 6>();
+    rrs::amx::dot_tile<1, 5, 7>();
+    rrs::amx::dot_tile<2, 5, 6>();
+    rrs::amx::dot_tile<3, 5, 7>();
+    rrs::amx::dot_tile<0, 4, 6>();
+    rrs::amx::dot_tile<1, 4, 7>();
+    rrs::amx::dot_tile<2, 4, 6>();
+    rrs::amx::dot_tile<3, 4, 7>();
+  }
+  rrs::amx::release();
+}
+#else
+void dot_tiles() {}
+#endif
+
 struct Candidate {
   const char* level;
   const char* instruction;
   bool present;
   double macs;  // per instruction
   void (*loop)();
+  std::int64_t loops = kLoops;
 };
 
 InstructionPeak measure_peak(const Candidate& c, int rounds) {
@@ -52,7 +80,7 @@ InstructionPeak measure_peak(const Candidate& c, int rounds) {
   for (int i = 0; i < rounds; ++i) {
     const Seconds start = now();
     c.loop();
-    rates.push_back(static_cast<double>(kLoops) * kChains * c.macs / since(start).cpu);
+    rates.push_back(static_cast<double>(c.loops) * kChains * c.macs / since(start).cpu);
   }
   return {c.level, c.instruction, summarize(rates).median};
 }
@@ -63,10 +91,12 @@ std::vector<InstructionPeak> measure_instruction_peaks(int rounds) {
   const bool f = __builtin_cpu_supports("avx512f"), bw = __builtin_cpu_supports("avx512bw");
   const bool avxvnni = (rrs::cpu_features() & rrs::kCpuAvxVnni) != 0;
   const bool vnni = __builtin_cpu_supports("avx512vnni");
+  const bool amx = rrs::isa_supported(rrs::Isa::kAmx);
   const Candidate candidates[] = {{"avx2", "vpmaddubsw ymm", true, 32, &maddubs_ymm},
                                   {"avxvnni", "vpdpbusd ymm", avxvnni, 32, &dpbusd_ymm},
                                   {"avx512", "vpmaddubsw zmm", bw, 64, &maddubs_zmm},
                                   {"avx512vnni", "vpdpbusd zmm", vnni, 64, &dpbusd_zmm},
+                                  {"amx", "tdpbsud", amx, 16.0 * 16 * 64, &dot_tiles, kTileLoops},
                                   {"avx2", "vfmadd231ps ymm", true, 8, &fmadd_ymm},
                                   {"avx512", "vfmadd231ps zmm", f, 16, &fmadd_zmm}};
   std::vector<InstructionPeak> peaks;

@@ -115,7 +115,7 @@ void write_roofline(const std::string& path, const std::vector<CaseResult>& resu
         {{"kind", "bandwidth"}, {"source", s.name}, {"gb_per_s", 1e-9 * s.bytes_per_second}});
   }
   table.print();
-  constexpr double kLow = 0.125, kHigh = 1024.0, kBottom = 1.0, kTop = 1024.0;
+  constexpr double kLow = 0.125, kHigh = 1024.0, kBottom = 1.0, kTop = 4096.0;
   Chart chart("Roofline, one thread: " + cpu_model(),
               {"MAC per byte of weight, X and Y", kLow, kHigh, true},
               {"GMAC/s", kBottom, kTop, true});
