@@ -106,7 +106,10 @@ RRS_TARGET_AVX2 inline void chunk_start(const GemmTileArgs& a, std::int64_t firs
                         _mm256_sub_epi32(magic_i32x8, _mm256_slli_epi32(sum_i32x8, kShift)));
   }
   const std::int32_t magic = _mm256_extract_epi32(magic_i32x8, 0);
-  for (; i < n; ++i) start[i] = bias ? magic - (1 << kShift) * sums[i] : magic;
+  for (; i < n; ++i) {  // wraps like the lanes above: sums that no task wrote can be anything
+    const std::uint32_t shifted = bias ? static_cast<std::uint32_t>(sums[i]) << kShift : 0u;
+    start[i] = static_cast<std::int32_t>(static_cast<std::uint32_t>(magic) - shifted);
+  }
 }
 
 // Sums within 2^22, no offsets, and chunks of whole groups.
