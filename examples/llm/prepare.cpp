@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "rrs/calibrate/aser.hpp"
 #include "rrs/calibrate/gptq.hpp"
 #include "rrs/calibrate/hessian_basis.hpp"
 #include "rrs/calibrate/smoothquant.hpp"

@@ -18,12 +18,12 @@
 #include "method.hpp"
 #include "model_source.hpp"
 #include "quantized_stream.hpp"
-#include "rrs/calibrate/aser.hpp"
 #include "rrs/core/view.hpp"
 #include "rrs/pipeline/weight_view.hpp"
 
 RRS_TYPES_BEGIN
-struct HessianFactor;  // rrs/calibrate/hessian_factor.hpp, which needs Eigen
+struct AserSmoothing;  // rrs/calibrate/aser.hpp, which needs Eigen: seconds for each file
+struct HessianFactor;  // rrs/calibrate/hessian_factor.hpp, likewise
 RRS_TYPES_END
 
 namespace rrs_llm {
