@@ -131,7 +131,8 @@ class UnfinishedLinears {
       std::uint64_t count = 0;
       std::memcpy(&count, record.data() + at, sizeof count);
       values->resize(count);
-      std::memcpy(values->data(), record.data() + at + 8, count * sizeof(values->front()));
+      if (count > 0)
+        std::memcpy(values->data(), record.data() + at + 8, count * sizeof(values->front()));
       at += 8 + count * sizeof(values->front());
     };
     std::vector<char> text;
