@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "rrs/calibrate/allocating_tasks.hpp"
 #include "rrs/calibrate/statistics.hpp"
 
 namespace rrs_llm {
@@ -22,7 +23,7 @@ void add_difference(const std::vector<float>& a, const float* b, std::int64_t ro
   const Eigen::Map<const RowMajorF32> fp(a.data(), rows, k), q(b, rows, k);
   const RowMajorF32 difference = fp - q;
   Eigen::Map<RowMajorF64> sum(d->data(), k, k);
-  pool(tiles * tiles, [&](std::int64_t task) noexcept {
+  const auto add_tile = [&](std::int64_t task) {
     const std::int64_t i = task / tiles * rrs::kGramTile, j = task % tiles * rrs::kGramTile;
     const std::int64_t m = (std::min)(k - i, rrs::kGramTile);
     const std::int64_t n = (std::min)(k - j, rrs::kGramTile);
@@ -32,7 +33,9 @@ void add_difference(const std::vector<float>& a, const float* b, std::int64_t ro
       product.noalias() = difference.block(t, i, count, m).transpose() * q.block(t, j, count, n);
       sum.block(i, j, m, n) += product.cast<double>();
     }
-  });
+  };
+  const rrs::Status status = rrs::detail::run_allocating_tasks(pool, tiles * tiles, add_tile);
+  if (!status) throw std::runtime_error("GPTAQ: " + status.message());
 }
 
 }  // namespace
