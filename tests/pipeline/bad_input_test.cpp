@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "rrs/pipeline/weight_file.hpp"
 #include "support/compare.hpp"
 #include "support/each_isa.hpp"
 #include "support/layer.hpp"
@@ -111,11 +112,16 @@ TEST(BadInput, LinearChecksOverlapsBeforeItWrites) {
   }
   {
     Call call;
-    auto* panels = const_cast<std::uint8_t*>(call.weight.view().panels);
-    const std::vector<std::uint8_t> before(panels, panels + call.weight.view().panel_bytes);
-    call.ws = rrs::Workspace(panels, 1 << 20);
-    EXPECT_STREQ(call.run().argument, "workspace");
-    EXPECT_EQ(std::memcmp(before.data(), panels, before.size()), 0);
+    const std::size_t size = rrs::serialized_bytes(call.weight.view());
+    call.ws = rrs::Workspace(rrs::workspace_bytes(5, 64, call.scheme) + size);
+    std::memset(call.ws.data(), 0x11, call.ws.bytes());
+    ASSERT_TRUE(rrs::serialize_weight(call.weight.view(), call.ws.data(), size).ok());
+    const std::vector<std::byte> before(call.ws.data(), call.ws.data() + call.ws.bytes());
+    const rrs::Result<rrs::WeightView> inside = rrs::view_weight(call.ws.data(), size);
+    ASSERT_TRUE(inside.ok());
+    EXPECT_STREQ(rrs::linear(call.X, inside.value(), call.Y, call.ws).argument, "workspace");
+    EXPECT_EQ(std::memcmp(before.data(), call.ws.data(), before.size()), 0);
+    EXPECT_TRUE(call.untouched());
   }
   expect_refused("Y.data", StatusCode::kInvalidArgument,
                  [](Call& c) { c.gemm.bias = c.y.data() + 99; });
