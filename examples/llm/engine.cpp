@@ -258,7 +258,9 @@ void Engine::run_layer(std::size_t layer, std::int64_t rows, float* x) {
 }
 
 const float* Engine::run_layers(std::size_t first, Sequence* sequence) {
-  for (std::size_t layer = first; layer < config().layers; ++layer) {
+  const std::size_t all = config().layers;
+  const std::size_t end = layer_limit_ == 0 ? all : (std::min)(layer_limit_, all);
+  for (std::size_t layer = first; layer < end; ++layer) {
     if (layer_observer_) layer_observer_(layer, b_.x.data(), rows_);
     attention_block(layer, sequence->stores_[layer].get(), sequence->length_);
     ffn_block(layer);

@@ -101,6 +101,24 @@ TEST(Engine, ThreadsAndLevelsChangeNoBit) {
   EXPECT_EQ(cases, 6);
 }
 
+TEST(Engine, ALimitOfLayersEndsThePassThere) {
+  const TinyModel m = tiny_model(Architecture::kLlama, true);
+  const TempFolder folder;
+  TinyEngine tiny(write_tiny_gguf(m, folder), "fp");
+  const std::size_t all = tiny.engine->config().layers;
+  ASSERT_GE(all, 2u);
+  for (const std::size_t limit : {std::size_t{1}, all, all + 1, std::size_t{0}}) {
+    std::vector<std::size_t> ran;
+    tiny.engine->observe_layers(
+        [&](std::size_t layer, const float*, std::int64_t) { ran.push_back(layer); });
+    tiny.engine->limit_layers(limit);
+    Sequence sequence = tiny.engine->start();
+    tiny.engine->forward(random_tokens(m, 5, 1), &sequence);
+    EXPECT_EQ(ran.size(), limit == 1 ? 1u : all) << limit;
+    EXPECT_EQ(ran.front(), 0u);
+  }
+}
+
 TEST(Engine, NarrowCachesStayNearTheFloatOne) {
   const TinyModel m = tiny_model(Architecture::kLlama, true);
   const TempFolder folder;
