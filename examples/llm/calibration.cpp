@@ -53,6 +53,13 @@ std::vector<double> Calibration::hessian(std::size_t layer, std::size_t input) c
   return file->hessian(layer, input);
 }
 
+std::vector<std::size_t> window_starts(std::size_t tokens, std::size_t count, std::size_t length) {
+  const std::size_t step = (tokens - length) / count;
+  std::vector<std::size_t> starts;
+  for (std::size_t i = 0; i < (step == 0 ? 1 : count); ++i) starts.push_back(i * step);
+  return starts;
+}
+
 std::vector<std::size_t> calibration_starts(const std::vector<TokenId>& tokens,
                                             const CalibrationOptions& options) {
   const std::size_t n = tokens.size();
@@ -63,13 +70,11 @@ std::vector<std::size_t> calibration_starts(const std::vector<TokenId>& tokens,
                              " tokens do not fill one window of " +
                              std::to_string(options.context));
   }
-  const std::size_t step = (n - options.context) / options.windows;
-  std::vector<std::size_t> starts;
+  std::vector<std::size_t> starts = window_starts(n, options.windows, options.context);
   bool same = true;
-  for (std::size_t i = 0; i < (step == 0 ? 1 : options.windows); ++i) {
-    starts.push_back(i * step);
+  for (const std::size_t start : starts) {
     for (std::size_t t = 0; t < options.context; ++t) {
-      same = same && tokens[i * step + t] == tokens.front();
+      same = same && tokens[start + t] == tokens.front();
     }
   }
   if (same && options.context > 1) {

@@ -89,8 +89,12 @@ struct Calibration {
   std::vector<double> hessian(std::size_t layer, std::size_t input) const;
 };
 
-// The windows' first tokens. Throws for a text that is empty, shorter than a window, or the same
-// token throughout.
+// First tokens of `count` windows of `length` in a text: i * floor((tokens - length) / count); one
+// window where they would coincide. length <= tokens.
+std::vector<std::size_t> window_starts(std::size_t tokens, std::size_t count, std::size_t length);
+
+// The same, of a calibration's windows. Throws for a text that is empty, shorter than a window, or
+// the same token throughout.
 std::vector<std::size_t> calibration_starts(const std::vector<TokenId>& tokens,
                                             const CalibrationOptions& options);
 

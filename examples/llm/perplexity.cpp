@@ -60,6 +60,22 @@ class WindowScorer {
     });
   }
 
+  // The same sum alone.
+  double score(const std::vector<TokenId>& window) {
+    const auto positions = static_cast<std::int64_t>(window.size()) - 1;
+    const float* hidden = run(window);
+    std::vector<float> logits(
+        static_cast<std::size_t>((std::min)(kChunkRows, positions) * stride_));
+    return chunks(positions, [&](std::int64_t first, std::int64_t rows) {
+      engine_->logits(hidden + first * width(), rows, logits.data());
+      return each_row(rows, [&](std::int64_t r) {
+        const float* row = logits.data() + r * stride_;
+        return float_kernels().log_sum_exp(row, vocab_) -
+               static_cast<double>(row[window[static_cast<std::size_t>(first + r) + 1]]);
+      });
+    });
+  }
+
   double score(const std::vector<TokenId>& window, const Reference& reference, Tally* tally) {
     const auto positions = static_cast<std::int64_t>(window.size()) - 1;
     const std::size_t base = tally->divergences.size();
@@ -199,6 +215,10 @@ std::size_t window_count(std::size_t tokens, std::size_t context, std::size_t mo
                              " tokens do not fill one window of " + std::to_string(context));
   }
   return most == 0 ? windows : (std::min)(windows, most);
+}
+
+double window_nll(Engine* engine, const std::vector<TokenId>& window, const ThreadPool& pool) {
+  return WindowScorer(engine, pool).score(window);
 }
 
 std::vector<MethodRecord> measure_perplexity(

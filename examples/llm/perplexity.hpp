@@ -64,6 +64,9 @@ std::vector<MethodRecord> measure_perplexity(
     std::size_t windows, std::size_t context, const ThreadPool& pool,
     const std::function<void(const std::string& what, double done, double all)>& progress);
 
+// Negative log-likelihood of tokens 1.. of one window, summed.
+double window_nll(Engine* engine, const std::vector<TokenId>& window, const ThreadPool& pool);
+
 std::string records_table(const std::vector<MethodRecord>& records);
 std::string records_json(const std::vector<MethodRecord>& records);
 

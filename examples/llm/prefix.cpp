@@ -32,6 +32,10 @@ void check_values(const std::vector<float>& values, std::size_t expected, std::s
 
 }  // namespace
 
+std::vector<TokenId> prefix_tokens(const Prefix* prefix) {
+  return prefix == nullptr ? std::vector<TokenId>{} : prefix->tokens;
+}
+
 void check_prefix_tokens(const std::vector<TokenId>& tokens, const ModelConfig& config) {
   if (tokens.empty()) fail("has no tokens");
   if (tokens.size() >= config.context) {

@@ -25,6 +25,9 @@ struct Prefix {
   std::vector<Layer> layers;
 };
 
+// Its tokens; none without a prefix.
+std::vector<TokenId> prefix_tokens(const Prefix* prefix);
+
 // Tokens: at least one, in the vocabulary, fewer than the model's context. Throws naming the value
 // and the limit.
 void check_prefix_tokens(const std::vector<TokenId>& tokens, const ModelConfig& config);

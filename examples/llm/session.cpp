@@ -22,10 +22,6 @@ int thread_count(int asked) {
   return found == 0 ? 1 : static_cast<int>(found);
 }
 
-std::vector<TokenId> prefix_tokens(const std::shared_ptr<const Prefix>& prefix) {
-  return prefix == nullptr ? std::vector<TokenId>{} : prefix->tokens;
-}
-
 std::string prefix_text(const std::shared_ptr<const Prefix>& prefix) {
   return prefix == nullptr ? "" : "; prefix tokens " + tokens_text(prefix->tokens);
 }
@@ -85,16 +81,20 @@ const std::vector<TokenId>& Session::calibration_tokens() {
   return spare_tokens_;
 }
 
-std::unique_ptr<Engine> Session::float_engine(const std::shared_ptr<const Prefix>& prefix) {
-  auto engine = std::make_unique<Engine>(parts(), float_linears(),
-                                         store_factory(make_method("fp", {}).kv(16)), *pool_);
+std::unique_ptr<Engine> Session::make_engine(LinearStack linears, const rrs::KvScheme& kv,
+                                             const std::shared_ptr<const Prefix>& prefix) {
+  auto engine = std::make_unique<Engine>(parts(), std::move(linears), store_factory(kv), *pool_);
   engine->set_prefix(prefix);
   return engine;
 }
 
+std::unique_ptr<Engine> Session::float_engine(const std::shared_ptr<const Prefix>& prefix) {
+  return make_engine(float_linears(), make_method("fp", {}).kv(16), prefix);
+}
+
 const Calibration& Session::calibration(const Method& method) {
   const std::shared_ptr<const Prefix> prefixed = prefix(method);
-  const std::vector<TokenId> key = prefix_tokens(prefixed);
+  const std::vector<TokenId> key = prefix_tokens(prefixed.get());
   const bool hessians = method.needs_hessians();
   const auto kept = calibrations_.find(key);
   if (kept != calibrations_.end() && (!hessians || kept->second.file != nullptr)) {
@@ -128,10 +128,7 @@ void Session::give_calibration(const Method& method, PrepareOptions* options) {
   if (!method.needs_stream()) return;
   options->float_linears = float_linears();
   options->engine = [this, kept = prefix(method)](LinearStack linears) {
-    auto engine = std::make_unique<Engine>(parts(), std::move(linears),
-                                           store_factory(make_method("fp", {}).kv(16)), *pool_);
-    engine->set_prefix(kept);
-    return engine;
+    return make_engine(std::move(linears), make_method("fp", {}).kv(16), kept);
   };
 }
 
@@ -159,8 +156,7 @@ Contestant Session::prepare(const Method& asked, int kv_bits) {
   c.kv_bits = kv.bits;
   const bool is_fp = method.kind == LinearKind::kFloat;
   LinearStack linears = is_fp ? float_linears() : prepare_linears(*model_, method, options, *pool_);
-  c.engine = std::make_unique<Engine>(parts(), std::move(linears), store_factory(kv), *pool_);
-  c.engine->set_prefix(options.prefix);
+  c.engine = make_engine(std::move(linears), kv, options.prefix);
   c.prepare_seconds = seconds_since(start);
   return c;
 }
@@ -173,8 +169,7 @@ Contestant Session::open(const std::string& weights) {
   c.method = file.method.name;
   c.scheme = file.description + prefix_text(file.prefix);
   c.kv_bits = kv.bits;
-  c.engine = std::make_unique<Engine>(parts(), std::move(file.linears), store_factory(kv), *pool_);
-  c.engine->set_prefix(file.prefix);
+  c.engine = make_engine(std::move(file.linears), kv, file.prefix);
   c.prepare_seconds = seconds_since(start);
   return c;
 }

@@ -68,6 +68,8 @@ class Session {
   std::unique_ptr<ThreadPool> pool_;
   std::shared_ptr<const ModelParts> parts_;
   const LinearStack& float_linears();
+  std::unique_ptr<Engine> make_engine(LinearStack linears, const rrs::KvScheme& kv,
+                                      const std::shared_ptr<const Prefix>& prefix);
   std::unique_ptr<Engine> float_engine(const std::shared_ptr<const Prefix>& prefix);
   const SpikeMeasurement& spikes(const std::shared_ptr<const Prefix>& prefix);
   PrepareOptions prepare_options(const Method& method);

@@ -25,7 +25,7 @@ std::vector<std::vector<TokenId>> windows_of(const std::vector<TokenId>& tokens,
 }  // namespace
 
 const SpikeMeasurement& Session::spikes(const std::shared_ptr<const Prefix>& prefix) {
-  const std::vector<TokenId> key = prefix == nullptr ? std::vector<TokenId>{} : prefix->tokens;
+  const std::vector<TokenId> key = prefix_tokens(prefix.get());
   if (const auto at = spikes_.find(key); at != spikes_.end()) return at->second;
   const std::size_t room = model_->config().context - key.size();
   const std::unique_ptr<Engine> engine = float_engine(prefix);
@@ -64,8 +64,7 @@ std::shared_ptr<const Prefix> Session::prefix(const Method& method) {
 Method Session::resolve(const Method& method) {
   if (!method.qfem) return method;
   const std::shared_ptr<const Prefix> prefixed = prefix(method);
-  const std::size_t room =
-      model_->config().context - (prefixed == nullptr ? 0 : prefixed->tokens.size());
+  const std::size_t room = model_->config().context - prefix_tokens(prefixed.get()).size();
   ExemptionSearch search;
   search.scores = spikes(prefixed).scores();
   search.tolerance = method.qfem_tolerance;
@@ -76,10 +75,7 @@ Method Session::resolve(const Method& method) {
   search.plain = &plain;
   search.exempt = &exempt;
   search.engine = [&](LinearStack linears) {
-    auto engine =
-        std::make_unique<Engine>(parts(), std::move(linears), store_factory(method.kv(16)), *pool_);
-    engine->set_prefix(prefixed);
-    return engine;
+    return make_engine(std::move(linears), method.kv(16), prefixed);
   };
   SpikeOptions few = options_.spikes;
   few.windows = options_.spikes.search_windows;

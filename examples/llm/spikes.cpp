@@ -7,12 +7,11 @@
 #include <stdexcept>
 #include <utility>
 
-#include "float_kernels.hpp"
+#include "calibration.hpp"
+#include "perplexity.hpp"
 
 namespace rrs_llm {
 namespace {
-
-constexpr std::int64_t kChunkRows = 96;  // logits that exist at a time
 
 [[noreturn]] void fail(const std::string& what, const rrs::Status& status) {
   throw std::runtime_error(what + ": " + status.message());
@@ -40,28 +39,6 @@ std::vector<float> scales_of(std::size_t layer, std::size_t linear, const float*
   return scales;
 }
 
-// log-likelihoods of tokens 1.. of one window, negative, summed in row order.
-double window_nll(Engine* engine, const std::vector<TokenId>& window, const ThreadPool& pool) {
-  const auto width = static_cast<std::int64_t>(engine->config().hidden);
-  const auto vocab = static_cast<std::int64_t>(engine->config().vocab);
-  const std::int64_t stride = engine->logits_stride();
-  const auto positions = static_cast<std::int64_t>(window.size()) - 1;
-  Sequence sequence = engine->start();
-  const float* hidden = engine->forward(window, &sequence);
-  std::vector<float> logits(static_cast<std::size_t>((std::min)(kChunkRows, positions) * stride));
-  std::vector<double> nll(static_cast<std::size_t>(positions));
-  for (std::int64_t first = 0; first < positions; first += kChunkRows) {
-    const std::int64_t rows = (std::min)(kChunkRows, positions - first);
-    engine->logits(hidden + first * width, rows, logits.data());
-    pool(rows, [&](std::int64_t r) noexcept {
-      const float* row = logits.data() + r * stride;
-      const auto at = static_cast<std::size_t>(first + r);
-      nll[at] = float_kernels().log_sum_exp(row, vocab) - static_cast<double>(row[window[at + 1]]);
-    });
-  }
-  return std::accumulate(nll.begin(), nll.end(), 0.0);
-}
-
 LinearStack mixed(const ExemptionSearch& search, const std::vector<bool>& exempt) {
   LinearStack stack = *search.plain;
   for (std::size_t layer = 0; layer < stack.size(); ++layer) {
@@ -78,10 +55,9 @@ std::vector<std::vector<TokenId>> calibration_windows(const std::vector<TokenId>
                                                       std::size_t count, std::size_t length) {
   if (tokens.size() < 2) throw std::runtime_error("calibration: the text has no two tokens");
   length = (std::min)(length, tokens.size());
-  const std::size_t step = (tokens.size() - length) / count;
   std::vector<std::vector<TokenId>> windows;
-  for (std::size_t i = 0; i < (step == 0 ? 1 : count); ++i) {
-    const auto first = tokens.begin() + static_cast<std::ptrdiff_t>(i * step);
+  for (const std::size_t start : window_starts(tokens.size(), count, length)) {
+    const auto first = tokens.begin() + static_cast<std::ptrdiff_t>(start);
     windows.emplace_back(first, first + static_cast<std::ptrdiff_t>(length));
   }
   return windows;

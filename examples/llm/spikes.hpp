@@ -26,8 +26,8 @@ struct SpikeOptions {
   std::size_t search_windows = 2;  // of those, for the perplexities of QFeM's search
 };
 
-// `count` windows of `length` tokens, window i at token i * floor((n - length) / count); fewer and
-// shorter ones from a short text. Throws when there is no token.
+// `count` windows of `length` tokens at window_starts (calibration.hpp); fewer and shorter ones
+// from a short text. Throws when there are no two tokens.
 std::vector<std::vector<TokenId>> calibration_windows(const std::vector<TokenId>& tokens,
                                                       std::size_t count, std::size_t length);
 
