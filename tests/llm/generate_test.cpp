@@ -3,10 +3,10 @@
 #include <cstdio>
 #include <filesystem>
 
-#include "../../examples/llm/commands.hpp"
 #include "../../examples/llm/generate.hpp"
 #include "../../examples/llm/inspect.hpp"
 #include "engine_support.hpp"
+#include "run_llm.hpp"
 
 namespace {
 
@@ -115,18 +115,6 @@ TEST(Inspect, OutliersAreThoseOfTheInputs) {
   }
   EXPECT_EQ(found, 1);
   expect_in(outliers_text(modules, 2), {"QFeM"});
-}
-
-// Exit code of the program with these arguments.
-int run(const std::vector<const char*>& arguments) {
-  std::vector<const char*> argv{"rrs-llm"};
-  argv.insert(argv.end(), arguments.begin(), arguments.end());
-  ::testing::internal::CaptureStdout();
-  ::testing::internal::CaptureStderr();
-  const int code = run_program(static_cast<int>(argv.size()), argv.data());
-  ::testing::internal::GetCapturedStdout();
-  ::testing::internal::GetCapturedStderr();
-  return code;
 }
 
 TEST(Program, EveryCommandEndToEnd) {

@@ -1,8 +1,8 @@
 // QFeP's prefix in the engine, the cache and the file; QFeM's and QFeP's searches on tiny models.
 
-#include "../../examples/llm/commands.hpp"
 #include "../../examples/llm/quantized_file.hpp"
 #include "engine_support.hpp"
+#include "run_llm.hpp"
 #include "support/each_isa.hpp"
 
 namespace {
@@ -387,12 +387,6 @@ TEST(Spikes, PerplexityOfWindowsIsThePerplexityTables) {
   EXPECT_GT(records[1].kld_mean, 0.0);
   EXPECT_EQ(calibration_windows(tokens, 4, 1000).size(), 1u);
   EXPECT_FALSE(accepts([] { calibration_windows({1}, 4, 10); }));
-}
-
-int run(const std::vector<const char*>& arguments) {
-  std::vector<const char*> argv{"rrs-llm"};
-  argv.insert(argv.end(), arguments.begin(), arguments.end());
-  return run_program(static_cast<int>(argv.size()), argv.data());
 }
 
 TEST(Spikes, CommandsTakeThem) {

@@ -14,10 +14,12 @@
 #include "engine_support.hpp"
 #include "rrs/pipeline/weight.hpp"
 #include "rrs/reference/linear.hpp"
+#include "smollm2.hpp"
 
 namespace {
 
 using namespace rrs_llm;
+using namespace rrs_llm_test;
 
 #if defined(__SANITIZE_ADDRESS__)
 constexpr std::size_t kLayerStep = 15;  // the sanitizer is some 10 times slower
@@ -26,15 +28,6 @@ constexpr std::size_t kLayerStep = 1;
 #endif
 constexpr std::int64_t kTokens = 16;
 constexpr std::int64_t kOutputStep = 97;  // every 97th output of each linear is compared
-
-std::string model_path() {
-  const auto get = [](const char* name) {
-    const char* value = std::getenv(name);
-    return std::string(value == nullptr ? "" : value);
-  };
-  const std::string cache = get("XDG_CACHE_HOME");
-  return (cache.empty() ? get("HOME") + "/.cache" : cache) + "/rrs/SmolLM2-135M-Instruct.Q4_1.gguf";
-}
 
 struct Counts {
   std::size_t inputs = 0, linears = 0, codes = 0, ties = 0, wrong_codes = 0, outputs = 0;

@@ -12,6 +12,7 @@
 #include "engine_support.hpp"
 #include "rrs/pipeline/weight.hpp"
 #include "rrs/reference/linear.hpp"
+#include "smollm2.hpp"
 
 namespace {
 
@@ -19,17 +20,6 @@ using namespace rrs_llm;
 using namespace rrs_llm_test;
 
 constexpr std::int64_t kTokens = 6;
-
-std::string environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
-
-std::string model_path() {
-  const std::string cache = environment("XDG_CACHE_HOME");
-  return (cache.empty() ? environment("HOME") + "/.cache" : cache) +
-         "/rrs/SmolLM2-135M-Instruct.Q4_1.gguf";
-}
 
 // Inputs of every linear (by input) over the first tokens of a sentence with a spike at token 0.
 using Inputs = std::map<std::pair<std::size_t, std::size_t>, std::vector<float>>;

@@ -2,7 +2,6 @@
 // on every linear. RRS_LLM_LAYERS=all takes all 30 layers instead of one.
 
 #include <cstdio>
-#include <cstdlib>
 #include <filesystem>
 
 #include <Eigen/Core>
@@ -12,22 +11,12 @@
 #include "rrs/calibrate/gptq.hpp"
 #include "rrs/calibrate/hessian_basis.hpp"
 #include "rrs/pipeline/weight.hpp"
+#include "smollm2.hpp"
 
 namespace {
 
 using namespace rrs_llm;
 using namespace rrs_llm_test;
-
-std::string environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
-
-std::string model_path() {
-  const std::string cache = environment("XDG_CACHE_HOME");
-  return (cache.empty() ? environment("HOME") + "/.cache" : cache) +
-         "/rrs/SmolLM2-135M-Instruct.Q4_1.gguf";
-}
 
 using Matrix = Eigen::Matrix<double, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 

@@ -9,21 +9,12 @@
 
 #include "engine_support.hpp"
 #include "rrs/reference/linear.hpp"
+#include "smollm2.hpp"
 
 namespace {
 
 using namespace rrs_llm;
-
-std::string environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
-
-std::string model_path() {
-  const std::string cache = environment("XDG_CACHE_HOME");
-  return (cache.empty() ? environment("HOME") + "/.cache" : cache) +
-         "/rrs/SmolLM2-135M-Instruct.Q4_1.gguf";
-}
+using namespace rrs_llm_test;
 
 class SimulatedLinear final : public Linear {
  public:

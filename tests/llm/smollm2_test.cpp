@@ -8,24 +8,13 @@
 #include <string>
 
 #include "../../examples/llm/model_source.hpp"
+#include "smollm2.hpp"
 #include "test_files.hpp"
 
 namespace {
 
 using namespace rrs_llm;
 using namespace rrs_llm_test;
-
-constexpr const char* kFile = "SmolLM2-135M-Instruct.Q4_1.gguf";
-
-std::string environment(const char* name) {
-  const char* value = std::getenv(name);
-  return value == nullptr ? "" : value;
-}
-
-std::string model_path() {
-  const std::string cache = environment("XDG_CACHE_HOME");
-  return (cache.empty() ? environment("HOME") + "/.cache" : cache) + "/rrs/" + kFile;
-}
 
 // RRS_WIKITEXT, or the copy among the examples' data. Empty when there is none.
 std::string wikitext_path() {

@@ -151,6 +151,11 @@ struct GemmKernel {
   const char* name;  // e.g. "avx512vnni w4a4 12x32"
 };
 
+namespace internal {
+// Tallest tile of any kernel: the scratch of a task holds this many rows.
+inline constexpr int kMaxTileRows = 64;
+}  // namespace internal
+
 struct GemmKernels {
   GemmKernel w4a4;  // activation bits 2..4
   GemmKernel w4a8;  // 5..8

@@ -102,4 +102,20 @@ inline constexpr const KernelTable* kCompiledTables[kIsaCount] = {&kScalarTable,
                                                                   nullptr,       nullptr, nullptr};
 #endif
 
+namespace detail {
+
+constexpr bool tiles_fit_scratch() noexcept {
+  for (const KernelTable* t : kCompiledTables) {
+    if (t == nullptr) continue;
+    for (const GemmKernel& k :
+         {t->gemm.w4a4, t->gemm.w4a8, t->gemm.w8a8, t->gemm.w4a16, t->gemm.w8a16}) {
+      if (k.max_rows > internal::kMaxTileRows) return false;
+    }
+  }
+  return true;
+}
+static_assert(tiles_fit_scratch(), "a slot of the scratch holds the rows of the tallest tile");
+
+}  // namespace detail
+
 RRS_FUNCTIONS_END

@@ -30,23 +30,6 @@ RRS_FUNCTIONS_BEGIN
 
 namespace detail {
 
-constexpr bool tiles_fit_scratch(const GemmKernels& g) noexcept {
-  return g.w4a4.max_rows <= internal::kMaxTileRows && g.w4a8.max_rows <= internal::kMaxTileRows &&
-         g.w8a8.max_rows <= internal::kMaxTileRows && g.w4a16.max_rows <= internal::kMaxTileRows &&
-         g.w8a16.max_rows <= internal::kMaxTileRows;
-}
-#if !RRS_EXTERNAL_KERNELS
-static_assert(tiles_fit_scratch(kScalarTable.gemm), "a slot holds the rows of the tallest tile");
-#if RRS_X86_64
-static_assert(tiles_fit_scratch(kAvx2Table.gemm) && tiles_fit_scratch(kAvx512Table.gemm) &&
-                  tiles_fit_scratch(kAvx512VnniTable.gemm),
-              "a slot holds the rows of the tallest tile");
-#if RRS_HAS_AMX
-static_assert(tiles_fit_scratch(kAmxTable.gemm), "a slot holds the rows of the tallest tile");
-#endif
-#endif
-#endif  // !RRS_EXTERNAL_KERNELS
-
 inline Status validate_permutation(const std::int32_t* p, std::int64_t k,
                                    const char* name) noexcept {
   if (p == nullptr) return Status{};

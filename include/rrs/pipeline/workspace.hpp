@@ -16,6 +16,7 @@
 
 #include "rrs/core/aligned_buffer.hpp"
 #include "rrs/core/config.hpp"
+#include "rrs/core/kernel_table.hpp"
 #include "rrs/core/scheme.hpp"
 #include "rrs/pack/layout.hpp"
 #include "rrs/pipeline/prepared_activation.hpp"
@@ -103,8 +104,6 @@ struct WorkspaceAccess {
   }
 };
 
-// Tallest tile of any kernel: the scratch of a task holds this many rows.
-inline constexpr int kMaxTileRows = 64;
 inline constexpr std::int64_t kMaxTasks = 64;
 // Rows that wait in cache for the down-projections: a multiple of the leaves' 6 and 12 rows.
 inline constexpr int kLowRankBlockRows = 12;
