@@ -75,6 +75,39 @@ TEST(Aser, EveryLinearGetsItsBranch) {
   }
 }
 
+std::vector<float> applied(const Linear& linear, InputCache* input, const ThreadPool& pool) {
+  std::vector<float> y(static_cast<std::size_t>(input->rows() * linear.packed()->n));
+  LinearOutput out;
+  out.y = y.data();
+  out.stride = linear.packed()->n;
+  linear.apply(*input, out, pool);
+  return y;
+}
+
+TEST(Aser, SiblingsArePreparedOnceAndStrangersAnew) {
+  const Tiny t;
+  const LinearStack base = t.stack("rrs"), with = t.stack("rrs+aser@rank=8@outliers=0");
+  const std::int64_t k = with[0][kQ]->packed()->k;
+  std::vector<float> x(static_cast<std::size_t>(3 * k));
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = std::sin(static_cast<float>(i * i));
+  const std::vector<float> kept = x;
+  InputCache fresh, cache, mixed;
+  for (const std::size_t sibling : {kK, kV}) {
+    x = kept;
+    fresh.set(x.data(), 3, k);
+    const std::vector<float> expected = applied(*with[0][sibling], &fresh, t.pool);
+    cache.set(x.data(), 3, k);
+    applied(*with[0][kQ], &cache, t.pool);
+    std::fill(x.begin(), x.end(), 1.0f);  // nobody looks at the input again
+    EXPECT_EQ(applied(*with[0][sibling], &cache, t.pool), expected);
+    // What a linear without branches prepared does not hold those of another.
+    x = kept;
+    mixed.set(x.data(), 3, k);
+    applied(*base[0][kQ], &mixed, t.pool);
+    EXPECT_EQ(applied(*with[0][sibling], &mixed, t.pool), expected);
+  }
+}
+
 TEST(Aser, FilesAndThreadsGiveTheSameBits) {
   const Tiny t;
   int cases = 0;
