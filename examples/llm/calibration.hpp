@@ -58,6 +58,7 @@ class StatisticsFile {
   bool scan_record(std::int64_t at, Record* record) const;
   void read_at(std::int64_t at, void* data, std::size_t size) const;
   void write_at(std::int64_t at, const void* data, std::size_t size);
+  std::string name() const;  // of the file, for messages
   [[noreturn]] void fail(const std::string& problem) const;
 
   std::string path_;

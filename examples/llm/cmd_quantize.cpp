@@ -1,10 +1,12 @@
 // rrs-llm quantize: prepare the weights once, into a file.
 #include <cstddef>
 #include <cstdio>
+#include <stdexcept>
 #include <string>
 
 #include <CLI/CLI.hpp>
 
+#include "../support/write_error.hpp"
 #include "options.hpp"
 #include "progress.hpp"
 #include "quantized_file.hpp"
@@ -51,7 +53,11 @@ void run_quantize(const Options& o) {
   const SideFiles side{o.out + ".statistics", o.out + ".linears"};
   try {
     method = quantize(o, method, side);
-  } catch (...) {  // a kill leaves them for --resume, an error does not
+  } catch (const rrs_examples::WriteError& error) {  // like a kill: what is finished is kept
+    if (!method.needs_hessians()) throw;
+    throw std::runtime_error(std::string(error.what()) +
+                             "; what is finished is kept: the same command with --resume goes on");
+  } catch (...) {  // another error leaves nothing for --resume
     if (!o.resume) side.remove();
     throw;
   }

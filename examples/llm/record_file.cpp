@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "../support/mapped_file.hpp"
+#include "../support/write_error.hpp"
 #include "rrs/core/hash.hpp"
 
 namespace rrs_llm {
@@ -19,7 +20,10 @@ constexpr char kMagic[] = "RRSRECS1";
 void write_all(int file, const std::string& path, const std::string& bytes) {
   for (std::size_t at = 0; at < bytes.size();) {
     const ssize_t n = ::write(file, bytes.data() + at, bytes.size() - at);
-    if (n <= 0) throw std::runtime_error(path + ": cannot be written: " + std::strerror(errno));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) {
+      throw rrs_examples::WriteError(path + ": cannot be written: " + std::strerror(errno));
+    }
     at += static_cast<std::size_t>(n);
   }
 }

@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "../support/write_error.hpp"
 #include "calibration.hpp"
 #include "rrs/core/hash.hpp"
 
@@ -51,8 +52,12 @@ std::int64_t size_of(std::size_t n) noexcept { return static_cast<std::int64_t>(
 
 }  // namespace
 
+std::string StatisticsFile::name() const {
+  return path_.empty() ? "calibration statistics in " + temporary_folder() : path_;
+}
+
 void StatisticsFile::fail(const std::string& problem) const {
-  throw std::runtime_error((path_.empty() ? "calibration statistics" : path_) + ": " + problem);
+  throw std::runtime_error(name() + ": " + problem);
 }
 
 void StatisticsFile::read_at(std::int64_t at, void* data, std::size_t size) const {
@@ -70,7 +75,10 @@ void StatisticsFile::write_at(std::int64_t at, const void* data, std::size_t siz
   const auto* from = static_cast<const char*>(data);
   while (size > 0) {
     const ssize_t n = ::pwrite(file_, from, size, static_cast<off_t>(at));
-    if (n <= 0) fail(std::string("cannot be written: ") + std::strerror(errno));
+    if (n < 0 && errno == EINTR) continue;
+    if (n <= 0) {
+      throw rrs_examples::WriteError(name() + ": cannot be written: " + std::strerror(errno));
+    }
     from += n;
     at += n;
     size -= static_cast<std::size_t>(n);

@@ -4,11 +4,12 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <stdexcept>
 #include <utility>
 
 #include <fcntl.h>
 #include <unistd.h>
+
+#include "write_error.hpp"
 
 namespace rrs_examples {
 namespace {
@@ -82,7 +83,7 @@ void AtomicFile::commit() {
 }
 
 void AtomicFile::fail(const char* what) const {
-  throw std::runtime_error(path_ + ": file " + what + ": " + std::strerror(errno));
+  throw WriteError(path_ + ": file " + what + ": " + std::strerror(errno));
 }
 
 }  // namespace rrs_examples

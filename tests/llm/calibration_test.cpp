@@ -1,40 +1,16 @@
 // Calibration layer by layer: the same statistics as whole forward passes, for any number of
-// threads, resumed behind any layer; and `quantize` killed at any moment and resumed.
+// threads, resumed behind any layer. (quantize_faults_test kills the program, and fills its disk.)
 
-#include <csignal>
 #include <filesystem>
 
-#include <sys/wait.h>
-#include <unistd.h>
-
-#include "../../examples/llm/commands.hpp"
 #include "../../examples/llm/quantized_file.hpp"
-#include "engine_support.hpp"
+#include "calibrated.hpp"
 #include "rrs/calibrate/statistics.hpp"
 
 namespace {
 
 using namespace rrs_llm;
 using namespace rrs_llm_test;
-
-struct Calibrated {
-  TempFolder folder;
-  TinyModel model = tiny_model(Architecture::kLlama, true);
-  std::string path = write_tiny_gguf(model, folder);
-  std::vector<TokenId> tokens = random_tokens(model, 95, 5);
-
-  CalibrationOptions options() const {
-    CalibrationOptions o;
-    o.windows = 3;
-    o.context = 30;
-    o.hessians = true;
-    return o;
-  }
-  Calibration run(const CalibrationOptions& o, int threads = 1) const {
-    TinyEngine fp(path, "fp", 16, threads);
-    return calibrate(fp.engine.get(), tokens, o);
-  }
-};
 
 void expect_same(const Calibration& a, const Calibration& b) {
   ASSERT_EQ(a.layers.size(), b.layers.size());
@@ -226,62 +202,8 @@ TEST(Gptaq, RunsThroughTheSessionForAnyNumberOfThreads) {
   EXPECT_NE(logits[0], logits[2]);
 }
 
-// A text for the program, and its command line.
-struct Program {
-  Calibrated c;
-  std::string out = c.folder.file("out.safetensors");
-  std::string text;
-
-  Program() {
-    std::string words;
-    for (int i = 0; i < 900; ++i) words += " the hello " + std::to_string(i * 7919 % 1000);
-    text = c.folder.write("text.txt", words);
-  }
-  int quantize(const std::string& calibration, bool resume) const {
-    std::vector<const char*> a{"rrs-llm",
-                               "quantize",
-                               "--model",
-                               c.path.c_str(),
-                               "--method",
-                               "rrs-gptq-zigzag",
-                               "--threads",
-                               "1",
-                               "--calibration-windows",
-                               "3",
-                               "--calibration",
-                               calibration.c_str(),
-                               "--out",
-                               out.c_str()};
-    if (resume) a.push_back("--resume");
-    return run_program(static_cast<int>(a.size()), a.data());
-  }
-};
-
-TEST(Calibration, AKilledQuantizeResumesToTheSameBytes) {
-  const Program p;
-  ASSERT_EQ(p.quantize(p.text, false), 0);
-  const std::string expected = read_all(p.out);
-  const std::vector<std::string> files = p.c.folder.list();
-  int killed = 0;
-  for (int i = 0; i < 6; ++i) {
-    std::filesystem::remove(p.out);
-    const pid_t child = ::fork();
-    if (child == 0) ::_exit(p.quantize(p.text, false));
-    ASSERT_GT(child, 0);
-    ::usleep(static_cast<useconds_t>(3000 + i * 17000));
-    ::kill(child, SIGKILL);
-    int status = 0;
-    ASSERT_EQ(::waitpid(child, &status, 0), child);
-    killed += WIFSIGNALED(status) ? 1 : 0;
-    ASSERT_EQ(p.quantize(p.text, true), 0);
-    EXPECT_EQ(read_all(p.out), expected);
-    EXPECT_EQ(p.c.folder.list(), files);  // nothing is left beside it
-  }
-  std::printf("%d of 6 runs were killed before they ended\n", killed);
-}
-
 TEST(Calibration, FinishedLinearsAreTakenFromTheirFile) {
-  const Program p;
+  const QuantizeProgram p;
   const auto model = open_model(p.c.path);
   const ThreadPool pool(1);
   const Calibration calibration = p.c.run(p.c.options());
@@ -314,7 +236,7 @@ TEST(Calibration, FinishedLinearsAreTakenFromTheirFile) {
 }
 
 TEST(Calibration, BadDataLeavesNothing) {
-  const Program p;
+  const QuantizeProgram p;
   const std::vector<std::string> files = p.c.folder.list();
   std::string same;
   for (int i = 0; i < 5000; ++i) same += "z";
