@@ -4,6 +4,7 @@
 #include <cmath>
 #include <set>
 #include <string>
+#include <vector>
 
 #include "rrs/core/dispatch.hpp"
 #include "rrs/core/presets.hpp"
@@ -20,6 +21,36 @@ TEST(Status, MessageNamesArgumentValueAndLimit) {
   EXPECT_EQ(status.message(),
             "invalid argument: X.row_stride must be at least X.cols (found 3, limit 4)");
   EXPECT_EQ(rrs::Status{}.message(), "ok");
+}
+
+TEST(Status, ProductsAreCheckedWithoutABuiltinToo) {
+  const std::int64_t most = INT64_MAX;
+  std::vector<std::int64_t> values{0,          1,          2,        3,        1 << 16,
+                                   3037000499, 3037000500, most / 7, most / 2, most / 2 + 1,
+                                   most - 1,   most};
+  int cases = 0, refused = 0;
+  for (const std::int64_t a : values) {
+    for (const std::int64_t b : values) {
+      std::int64_t fast = -1, portable = -1;
+      const bool fits = rrs::checked_product(a, b, &fast);
+      ASSERT_EQ(rrs::detail::portable_product(a, b, &portable), fits) << a << " * " << b;
+      if (fits) {
+        EXPECT_EQ(fast, portable);
+      }
+      refused += fits ? 0 : 1;
+      ++cases;
+    }
+  }
+  EXPECT_EQ(cases, 144);
+  EXPECT_GE(refused, 40);
+  std::int64_t unused = 0;
+  EXPECT_FALSE(rrs::detail::portable_product(-1, 1, &unused));
+}
+
+TEST(Version, IsTheSameForMacrosAndFunction) {
+  EXPECT_EQ(rrs::version(), RRS_VERSION);
+  EXPECT_EQ(rrs::version(),
+            10000 * RRS_VERSION_MAJOR + 100 * RRS_VERSION_MINOR + RRS_VERSION_PATCH);
 }
 
 TEST(View, RefusesWhatCannotBe) {

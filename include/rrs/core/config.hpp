@@ -66,8 +66,10 @@
 // Register tiles are arrays; they stay in registers only if every loop over them is unrolled.
 #if defined(__clang__)
 #define RRS_UNROLL_FULL _Pragma("clang loop unroll(full)")
-#else
+#elif defined(__GNUC__)
 #define RRS_UNROLL_FULL _Pragma("GCC unroll 64")
+#else
+#define RRS_UNROLL_FULL
 #endif
 
 #define RRS_TARGET_AMX \
@@ -138,3 +140,10 @@
   }                       \
   }                       \
   }
+
+RRS_FUNCTIONS_BEGIN
+
+// RRS_VERSION of the headers that this file was compiled with, for what cannot see macros.
+RRS_FORCE_INLINE int version() noexcept { return RRS_VERSION; }
+
+RRS_FUNCTIONS_END

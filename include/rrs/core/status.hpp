@@ -98,9 +98,24 @@ inline Status invalid_scheme(const char* field, const char* rule, std::int64_t v
   return Status{StatusCode::kInvalidScheme, field, rule, value, limit, nullptr};
 }
 
+namespace detail {
+
+// checked_product where the compiler has no builtin for it.
+RRS_FORCE_INLINE bool portable_product(std::int64_t a, std::int64_t b, std::int64_t* out) noexcept {
+  if (a < 0 || b < 0 || (b != 0 && a > INT64_MAX / b)) return false;
+  *out = a * b;
+  return true;
+}
+
+}  // namespace detail
+
 // a * b for non-negative sizes, or false when it exceeds int64.
 RRS_FORCE_INLINE bool checked_product(std::int64_t a, std::int64_t b, std::int64_t* out) noexcept {
+#if defined(__GNUC__) || defined(__clang__)
   return !__builtin_mul_overflow(a, b, out);
+#else
+  return detail::portable_product(a, b, out);
+#endif
 }
 
 RRS_FUNCTIONS_END

@@ -89,6 +89,17 @@ inline internal::ActivationSlot slot_at(const internal::ActivationJob& job, int 
   return s;
 }
 
+// The index of the only bit set.
+RRS_FORCE_INLINE int slot_of(std::uint64_t bit) noexcept {
+#if defined(__GNUC__) || defined(__clang__)
+  return __builtin_ctzll(bit);
+#else
+  int slot = 0;
+  while ((bit >> slot & 1) == 0) ++slot;
+  return slot;
+#endif
+}
+
 // The lowest free slot: serial callers always get the same one, which stays in cache. There are as
 // many slots as tasks, so one is always free.
 inline int acquire_slot(const internal::ActivationJob& job) noexcept {
@@ -100,7 +111,7 @@ inline int acquire_slot(const internal::ActivationJob& job) noexcept {
       continue;
     }
     if (job.free_slots->compare_exchange_weak(mask, mask & ~lowest, std::memory_order_acquire)) {
-      return __builtin_ctzll(lowest);
+      return slot_of(lowest);
     }
   }
 }
