@@ -8,6 +8,7 @@
 #include <cstring>
 #include <exception>
 #include <fstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -21,8 +22,8 @@ using conformance::Case;
 using conformance::Result;
 using Json = nlohmann::json;
 
-constexpr int kVersion = 1;
-constexpr std::size_t kCases = 16;
+constexpr int kVersion = 2;
+constexpr std::size_t kCases = 31;
 
 template <class T>
 std::vector<T> hex(const Json& list) {
@@ -52,6 +53,15 @@ std::vector<std::uint8_t> bytes(const std::string& text) {
   return out;
 }
 
+// The index of the string among `names`.
+template <class Enum>
+Enum one_of(const Json& j, const std::vector<const char*>& names) {
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (j.get<std::string>() == names[i]) return static_cast<Enum>(i);
+  }
+  throw std::runtime_error("unknown: " + j.get<std::string>());
+}
+
 Case read_case(const Json& j) {
   const Json& s = j.at("scheme");
   Case c;
@@ -62,11 +72,20 @@ Case read_case(const Json& j) {
   c.x = floats(j.at("x"));
   c.w = floats(j.at("w"));
   c.bias = floats(j.at("bias"));
-  c.scheme.rotated = s.at("rotation") == "block";
+  c.l_a = floats(j.at("l_a"));
+  c.l_b = floats(j.at("l_b"));
+  if (!j.at("weight_zero_points").is_null()) {
+    c.zero_points = j.at("weight_zero_points").get<std::vector<std::uint8_t>>();
+    c.unsigned_codes = j.at("expected").at("weight_codes").get<std::vector<std::uint8_t>>();
+    c.given_scales = hex<std::uint16_t>(j.at("expected").at("weight_scales"));
+  }
+  c.scheme.rotation = one_of<conformance::Rotation>(s.at("rotation"), {"none", "block", "full"});
   c.scheme.block = s.at("block");
   if (!s.at("sign_seed").is_null()) c.scheme.sign_seed = s.at("sign_seed").get<std::uint64_t>();
   c.scheme.activation_bits = s.at("activation_bits");
-  c.scheme.whole_window = s.at("window") == "whole";
+  c.scheme.window = one_of<conformance::Window>(s.at("window"), {"one", "rows", "whole", "frozen"});
+  c.scheme.window_rows = s.at("window_rows");
+  c.scheme.frozen = floats(s.at("frozen"));
   c.scheme.activation_group = s.at("activation_group");
   c.scheme.full_range = s.at("range") == "full";
   c.scheme.clip = s.at("clip");

@@ -12,7 +12,7 @@ import json
 import sys
 from fractions import Fraction as Q
 
-VERSION = 1
+VERSION = 2
 MASK = (1 << 64) - 1
 
 
@@ -69,8 +69,8 @@ def sign_of(seed, k):
     return -1 if (z ^ (z >> 31)) >> 63 else 1
 
 
-def hadamard(block):
-    """Butterflies of ascending stride, then one product with 1/sqrt(n), each step rounded."""
+def butterflies(block):
+    """Of ascending stride, each step rounded."""
     n, stride = len(block), 1
     while stride < n:
         for i in range(0, n, 2 * stride):
@@ -78,8 +78,41 @@ def hadamard(block):
                 a, b = block[j], block[j + stride]
                 block[j], block[j + stride] = f32(a + b), f32(a - b)
         stride *= 2
+    return block
+
+
+def hadamard(block):
+    """Butterflies, then one product with 1/sqrt(n)."""
+    block, n = butterflies(block), len(block)
     scale = f32(Q(n ** -0.5))  # the double 1 / sqrt(n) is exact for powers of 4, else within an ulp
     return [f32(v * scale) for v in block]
+
+
+def paley12():
+    """Paley's matrix of order 12 in its symmetric form: chi(a + b) over GF(11), -1 where a + b = 0."""
+    chi = [-1] + [1 if any(x * x % 11 == v for x in range(1, 11)) else -1 for v in range(1, 11)]
+    return [[1] * 12] + [[1] + [chi[(a + b) % 11] for b in range(11)] for a in range(11)]
+
+
+def hadamard_full(row):
+    """One transform of order 2^k or 12 * 2^k: butterflies inside segments of 2^k, then the dense factor
+    over the segments, then the product with 1/sqrt(n)."""
+    n, segment = len(row), len(row) & -len(row)
+    if segment == n:
+        return hadamard(row[:])
+    segment //= 4  # 12 = 3 * 4
+    assert n == 12 * segment
+    unscaled = []
+    for at in range(0, n, segment):
+        unscaled += butterflies(row[at:at + segment])
+    scale, out = f32(Q(n ** -0.5)), []
+    for coefficients in paley12():
+        for c in range(segment):
+            total = coefficients[0] * unscaled[c]
+            for j in range(1, 12):
+                total = f32(total + coefficients[j] * unscaled[j * segment + c])
+            out.append(f32(total * scale))
+    return out
 
 
 def rotate(row, s):
@@ -87,6 +120,8 @@ def rotate(row, s):
         return row
     if s["sign_seed"] is not None:
         row = [v * sign_of(s["sign_seed"], k) for k, v in enumerate(row)]
+    if s["rotation"] == "full":
+        return hadamard_full(row)
     out, at = [], 0
     while at < len(row):
         n = s["block"]
@@ -127,15 +162,19 @@ def code(x, inverse, bits):
 def quantize(rows, s):
     """Codes [m][k], scales [m][groups], token scales [m]."""
     bits, size = s["activation_bits"], s["activation_group"]
+    if bits == 16:  # floats: nothing is quantized
+        return [(row, [], Q(1)) for row in rows]
     all_extremes = [[extremes(g) for g in groups(row, size)] for row in rows]
+    span = s["window_rows"] if s["window"] == "rows" else len(rows)
     out = []
-    for row, ex in zip(rows, all_extremes):
+    for t, (row, ex) in enumerate(zip(rows, all_extremes)):
+        window = all_extremes[t // span * span:][:span]
         if s["window"] == "one":
             token = Q(1)
             scales = [group_scale(s, p, n) for p, n in ex]
             inverses = [f32(1 / v) if v else Q(0) for v in scales]
-        else:  # whole
-            scales = [max(max(e[g]) for e in all_extremes) for g in range(len(ex))]
+        else:  # whole, rows or frozen
+            scales = s["frozen"] or [max(max(e[g]) for e in window) for g in range(len(ex))]
             quotients = [(f32(p / v), f32(n / v)) for (p, n), v in zip(ex, scales) if v]
             token = group_scale(s, max(p for p, _ in quotients), max(n for _, n in quotients))
             inverses = [f32(f64(1 / f64(v * token))) if v and token else Q(0) for v in scales]
@@ -157,19 +196,49 @@ def weight_rtn(row, s):
     return scales, codes
 
 
-def gemm(activations, weights, s, bias):
-    """Y as bits. Inner groups ascending: tmp = isum * v rounded, acc = fma(tmp, s, acc)."""
+def integer_sum(codes, scales, w_scales, w_codes, offsets, s):
+    """Inner groups ascending: tmp = isum * v rounded, acc = fma(tmp, s, acc); then the offset alike."""
+    k, acc = len(codes), Q(0)
+    a_size, w_size = s["activation_group"] or k, s["weight_group"] or k
+    inner = min(a_size, w_size)
+    for first in range(0, k, inner):
+        last = min(first + inner, k)
+        tmp = f32(sum(codes[i] * w_codes[i] for i in range(first, last)) * w_scales[first // w_size])
+        acc = f32(tmp * scales[first // a_size] + acc)
+        if offsets:
+            tmp = f32(sum(codes[first:last]) * offsets[first // w_size])
+            acc = f32(tmp * scales[first // a_size] + acc)
+    return acc
+
+
+def float_sum(x, w_scales, w_codes, offsets, s):
+    """Weight groups ascending: part = fma(x, code, part) over the group, acc = fma(part, v, acc). With
+    offsets the weight itself is one fma, and acc = acc + part."""
+    k, acc = len(x), Q(0)
+    size = s["weight_group"] or k
+    for g, first in enumerate(range(0, k, size)):
+        part = Q(0)
+        for i in range(first, min(first + size, k)):
+            w = f32(w_codes[i] * w_scales[g] + offsets[g]) if offsets else w_codes[i]
+            part = f32(x[i] * w + part)
+        acc = f32(acc + part) if offsets else f32(part * w_scales[g] + acc)
+    return acc
+
+
+def gemm(activations, weights, all_offsets, s, bias, low_rank):
+    """Y as bits. low_rank: u [m][r] and L_A [n][r]; z = token * acc rounded, z = fma(u, L_A, z)."""
     y = []
-    for codes, scales, token in activations:
-        k = len(codes)
-        a_size, w_size = s["activation_group"] or k, s["weight_group"] or k
-        inner = min(a_size, w_size)
+    for t, (codes, scales, token) in enumerate(activations):
         for n, (w_scales, w_codes) in enumerate(weights):
-            acc = Q(0)
-            for first in range(0, k, inner):
-                isum = sum(codes[i] * w_codes[i] for i in range(first, min(first + inner, k)))
-                tmp = f32(isum * w_scales[first // w_size])
-                acc = f32(tmp * scales[first // a_size] + acc)
+            offsets = all_offsets[n] if all_offsets else None
+            if s["activation_bits"] == 16:
+                acc = float_sum(codes, w_scales, w_codes, offsets, s)
+            else:
+                acc = integer_sum(codes, scales, w_scales, w_codes, offsets, s)
+            if low_rank:
+                acc, token = f32(token * acc), Q(1)
+                for u, l_a in zip(low_rank[0][t], low_rank[1][n]):
+                    acc = f32(u * l_a + acc)
             if bias:
                 y.append(f"{to_bits(f32(token * acc + bias[n])):08x}")
             else:
@@ -177,13 +246,40 @@ def gemm(activations, weights, s, bias):
     return y
 
 
-def pack(weights, bits, k):
-    """Panels of 16 outputs as bytes: 4 bits 8 inputs per 64 bytes, 8 bits 4 inputs per 64 bytes."""
+def low_rank_down(rows, l_b):
+    """u = fma(x~, L_B, u), inputs ascending."""
+    out = []
+    for x in rows:
+        out.append([])
+        for row in l_b:
+            u = Q(0)
+            for a, b in zip(x, row):
+                u = f32(a * b + u)
+            out[-1].append(u)
+    return out
+
+
+def weight_minmax(row, s):
+    """f16 scales, unsigned codes and integer zero points of one row: W = v (u - z)."""
+    most = (1 << s["weight_bits"]) - 1
+    scales, codes, zeros = [], [], []
+    for g in groups(row, s["weight_group"]):
+        low, high = min(g + [Q(0)]), max(g + [Q(0)])
+        v = f16((high - low) / most)
+        z = min(max(round(-low / v), 0), most)
+        scales.append(v)
+        zeros.append(z)
+        codes += [min(max(round(w / v) + z, 0), most) for w in g]
+    return scales, codes, zeros
+
+
+def pack(weights, bits, k, zero):
+    """Panels of 16 outputs as bytes: 4 bits 8 inputs per 64 bytes, 8 bits 4 inputs per 64 bytes.
+    zero: what is added to a code to store it; beyond N and K 8 or 128 is stored."""
     padded, out = (k + 7) // 8 * 8, bytearray()
-    zero = 1 << (bits - 1)
 
     def stored(n, i):
-        return zero + (weights[n][1][i] if n < len(weights) and i < k else 0)
+        return zero + weights[n][1][i] if n < len(weights) and i < k else 1 << (bits - 1)
 
     for panel in range(0, len(weights), 16):
         for first in range(0, padded, 8 if bits == 4 else 4):
@@ -211,7 +307,8 @@ class Values:
 
 
 DEFAULT = {"rotation": "block", "block": 32, "sign_seed": None, "activation_bits": 4, "window": "one",
-           "activation_group": 32, "range": "full", "clip": 1.0, "weight_bits": 4, "weight_group": 32}
+           "window_rows": 0, "frozen": None, "activation_group": 32, "range": "full", "clip": 1.0,
+           "weight_bits": 4, "weight_group": 32, "zero_points": False, "rank": 0}
 
 
 def make_case(name, m, n, k, bias=False, **changes):
@@ -226,20 +323,33 @@ def make_case(name, m, n, k, bias=False, **changes):
         x[3] = [Q(0)] * k
     w = [[values.next() for _ in range(k)] for _ in range(n)]
     b = [values.next() for _ in range(n)] if bias else None
-    weights = [weight_rtn(row, s) for row in w]
-    activations = quantize([rotate(row, s) for row in x], s)
-    return {"name": name, "m": m, "n": n, "k": k, "scheme": s,
+    if s["window"] == "frozen":  # any positive numbers; some channels exceed them
+        s["frozen"] = [abs(values.next()) + 1 for _ in groups(x[0], s["activation_group"])]
+    weights = [weight_minmax(row, s) if s["zero_points"] else weight_rtn(row, s) for row in w]
+    zeros = [list(z) for _, _, z in weights] if s["zero_points"] else None
+    weights = [(scales, codes) for scales, codes, *_ in weights]
+    offsets = [[-v * z for v, z in zip(scales, row)] for (scales, _), row in zip(weights, zeros)] if zeros else None
+    rotated = [rotate(row, s) for row in x]
+    l_a = [[f16(values.next() / 8) for _ in range(s["rank"])] for _ in range(n)]
+    l_b = [[f16(values.next() / 8) for _ in range(k)] for _ in range(s["rank"])]
+    low_rank = (low_rank_down(rotated, l_b), l_a) if s["rank"] else None
+    activations = quantize(rotated, s)
+    quantized = s["activation_bits"] != 16
+    zero = 0 if zeros else 1 << (s["weight_bits"] - 1)
+    return {"name": name, "m": m, "n": n, "k": k,
+            "scheme": {**s, "frozen": hex32(s["frozen"]) if s["frozen"] else None},
             "x": hex32(v for row in x for v in row), "w": hex32(v for row in w for v in row),
-            "bias": hex32(b) if b else None,
+            "bias": hex32(b) if b else None, "weight_zero_points": sum(zeros, []) if zeros else None,
+            "l_a": hex32(v for row in l_a for v in row), "l_b": hex32(v for row in l_b for v in row),
             "expected": {
                 "weight_codes": [c for _, codes in weights for c in codes],
                 "weight_scales": [f"{to_bits(v, exponent=5, mantissa=10):04x}"
                                   for scales, _ in weights for v in scales],
-                "panels": pack(weights, s["weight_bits"], k),
-                "codes": [c for codes, _, _ in activations for c in codes],
+                "panels": pack(weights, s["weight_bits"], k, zero),
+                "codes": [c for codes, _, _ in activations for c in codes] if quantized else [],
                 "scales": hex32(v for _, scales, _ in activations for v in scales),
                 "token_scales": hex32(t for _, _, t in activations),
-                "y": gemm(activations, weights, s, b)}}
+                "y": gemm(activations, weights, offsets, s, b, low_rank)}}
 
 
 def all_cases():
@@ -262,6 +372,23 @@ def all_cases():
     yield make_case("whole_symmetric_row", 5, 16, 96, window="whole", range="symmetric",
                     weight_group=0)
     yield make_case("many_rows", 70, 3, 64)
+    yield make_case("full_64", 4, 9, 64, rotation="full")
+    yield make_case("full_96_paley_12", 4, 17, 96, rotation="full", sign_seed=3)
+    yield make_case("full_192_row_groups", 3, 5, 192, rotation="full", weight_group=0, **{
+        "activation_group": 0, "range": "symmetric"})
+    yield make_case("window_of_2_rows", 5, 16, 96, window="rows", window_rows=2)
+    yield make_case("window_of_3_rows_a8", 8, 9, 64, window="rows", window_rows=3, activation_bits=8)
+    yield make_case("frozen_scales", 5, 17, 96, window="frozen")
+    yield make_case("frozen_scales_symmetric", 4, 9, 77, window="frozen", range="symmetric", bias=True)
+    yield make_case("a16", 5, 17, 96, activation_bits=16, bias=True)
+    yield make_case("a16_w8_row", 3, 9, 72, activation_bits=16, weight_bits=8, weight_group=0)
+    yield make_case("zero_points", 4, 17, 96, rotation="none", zero_points=True)
+    yield make_case("zero_points_w8_g64", 4, 9, 128, rotation="none", zero_points=True, weight_bits=8,
+                    weight_group=64, activation_bits=8)
+    yield make_case("zero_points_a16", 4, 9, 77, rotation="none", zero_points=True, activation_bits=16)
+    yield make_case("rank_3", 4, 17, 96, rank=3)
+    yield make_case("rank_9_a8_bias", 5, 20, 77, rank=9, activation_bits=8, bias=True)
+    yield make_case("rank_4_a16", 4, 9, 64, rank=4, activation_bits=16)
 
 
 def main():

@@ -11,14 +11,19 @@
 
 namespace conformance {
 
+enum class Rotation { kNone, kBlock, kFull };
+enum class Window { kOne, kRows, kWhole, kFrozen };
+
 struct Scheme {
-  bool rotated = true;  // block Hadamard of `block`, else none
+  Rotation rotation = Rotation::kBlock;
   int block = 32;
   std::optional<std::uint64_t> sign_seed;
-  int activation_bits = 4;
-  bool whole_window = false;  // else each token alone
-  int activation_group = 32;  // 0: the row
-  bool full_range = true;     // else symmetric
+  int activation_bits = 4;  // 16: floats
+  Window window = Window::kOne;
+  std::int64_t window_rows = 0;  // for kRows
+  std::vector<float> frozen;     // for kFrozen: a scale per group
+  int activation_group = 32;     // 0: the row
+  bool full_range = true;        // else symmetric
   float clip = 1.0f;
   int weight_bits = 4;
   int weight_group = 32;  // 0: the row
@@ -31,14 +36,19 @@ struct Case {
   std::vector<float> x;     // [m][k]
   std::vector<float> w;     // [n][k], in the basis in which it is quantized
   std::vector<float> bias;  // [n], or empty
+  // Where there are zero points, W = v (u - z), and codes and scales are given, not found:
+  std::vector<std::uint8_t> zero_points;     // [n][groups], or empty
+  std::vector<std::uint8_t> unsigned_codes;  // [n][k]
+  std::vector<std::uint16_t> given_scales;   // [n][groups], bits of f16
+  std::vector<float> l_a, l_b;               // low-rank branch: [n][r] and [r][k], or empty
 };
 
 struct Result {
-  std::vector<std::int32_t> weight_codes;    // [n][k], signed
+  std::vector<std::int32_t> weight_codes;    // [n][k], signed; those given where they are
   std::vector<std::uint16_t> weight_scales;  // [n][groups], bits of f16
   std::vector<std::uint8_t> panels;          // the packed format
-  std::vector<std::int32_t> codes;           // [m][k]
-  std::vector<std::uint32_t> scales;         // [m][groups], bits of f32
+  std::vector<std::int32_t> codes;           // [m][k]; empty for floats
+  std::vector<std::uint32_t> scales;         // [m][groups], bits of f32; empty for floats
   std::vector<std::uint32_t> token_scales;   // [m]
   std::vector<std::uint32_t> y;              // [m][n]
 };

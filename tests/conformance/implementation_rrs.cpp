@@ -4,6 +4,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "rrs/pipeline/weight_low_rank.hpp"
 #include "rrs/rrs.hpp"
 
 namespace conformance {
@@ -15,12 +16,17 @@ void require(const rrs::Status& status, const std::string& what) {
 
 rrs::Scheme to_rrs(const Scheme& c) {
   rrs::Scheme s;
-  s.rotation.kind = c.rotated ? rrs::RotationKind::kBlock : rrs::RotationKind::kNone;
+  constexpr rrs::RotationKind kRotations[] = {rrs::RotationKind::kNone, rrs::RotationKind::kBlock,
+                                              rrs::RotationKind::kFull};
+  constexpr rrs::WindowKind kWindows[] = {rrs::WindowKind::kOne, rrs::WindowKind::kRows,
+                                          rrs::WindowKind::kWhole, rrs::WindowKind::kFrozen};
+  s.rotation.kind = kRotations[static_cast<int>(c.rotation)];
   s.rotation.block = c.block;
   s.rotation.random_signs = c.sign_seed.has_value();
   s.rotation.sign_seed = c.sign_seed.value_or(0);
   s.activation.bits = c.activation_bits;
-  s.activation.window.kind = c.whole_window ? rrs::WindowKind::kWhole : rrs::WindowKind::kOne;
+  s.activation.window.kind = kWindows[static_cast<int>(c.window)];
+  s.activation.window.rows = c.window_rows;
   s.activation.group = c.activation_group;
   s.activation.range = c.full_range ? rrs::Range::kFull : rrs::Range::kSymmetric;
   s.activation.clip = c.clip;
@@ -47,13 +53,48 @@ rrs::PreparedWeight quantize_weight(const Case& c, const rrs::Scheme& scheme, Re
       rrs::MatrixView<const std::int8_t>(codes.data(), c.n, c.k),
       rrs::MatrixView<const rrs::f16>(scales.data(), c.n, groups), scheme);
   require(weight.status(), "weight_from_quantized");
-  const rrs::WeightView& view = *weight;
-  out->panels.assign(view.panels, view.panels + rrs::panel_count(c.n) * view.panel_bytes);
   return std::move(*weight);
+}
+
+// Codes, scales and zero points as they are given.
+rrs::PreparedWeight take_weight(const Case& c, const rrs::Scheme& scheme, Result* out) {
+  const std::int64_t groups = rrs::group_count(c.k, scheme.weight.group);
+  std::vector<rrs::f16> scales;
+  for (const std::uint16_t bits : c.given_scales) scales.push_back(rrs::f16{bits});
+  rrs::CodesOptions options;
+  options.bits = scheme.weight.bits;
+  options.group = scheme.weight.group;
+  options.activation = scheme.activation;
+  options.zero_points = {c.zero_points.data(), c.n, groups};
+  rrs::Result<rrs::PreparedWeight> weight =
+      rrs::weight_from_codes(rrs::MatrixView<const std::uint8_t>(c.unsigned_codes.data(), c.n, c.k),
+                             rrs::MatrixView<const rrs::f16>(scales.data(), c.n, groups), options);
+  require(weight.status(), "weight_from_codes");
+  out->weight_codes.assign(c.unsigned_codes.begin(), c.unsigned_codes.end());
+  out->weight_scales = c.given_scales;
+  return std::move(*weight);
+}
+
+rrs::PreparedWeight make_weight(const Case& c, const rrs::Scheme& scheme, Result* out) {
+  rrs::PreparedWeight weight =
+      c.zero_points.empty() ? quantize_weight(c, scheme, out) : take_weight(c, scheme, out);
+  const rrs::WeightView& view = weight;
+  out->panels.assign(view.panels, view.panels + rrs::panel_count(c.n) * view.panel_bytes);
+  if (c.l_a.empty()) return weight;
+  const auto rank = static_cast<std::int64_t>(c.l_a.size()) / c.n;
+  rrs::Result<rrs::PreparedWeight> with =
+      rrs::attach_low_rank(weight, rrs::MatrixView<const float>(c.l_a.data(), c.n, rank),
+                           rrs::MatrixView<const float>(c.l_b.data(), rank, c.k));
+  require(with.status(), "attach_low_rank");
+  return std::move(*with);
 }
 
 // Codes from the scalar level, whose tiles are those of pack/layout.hpp at every precision.
 void read_activation(const rrs::PreparedActivation& a, Result* out) {
+  for (std::int64_t t = 0; t < a.m; ++t) {
+    out->token_scales.push_back(rrs::float_bits(a.token_scales[t]));
+  }
+  if (a.scheme.activation.bits == rrs::kActivationFloat) return;
   const int most = rrs::select_gemm_kernel(*a.table, a.scheme).max_rows;
   const rrs::RowTiles tiles = rrs::make_row_tiles(a.m, most);
   const auto* packed = static_cast<const std::int8_t*>(a.codes);
@@ -66,7 +107,6 @@ void read_activation(const rrs::PreparedActivation& a, Result* out) {
     }
   }
   for (std::int64_t t = 0; t < a.m; ++t) {
-    out->token_scales.push_back(rrs::float_bits(a.token_scales[t]));
     for (std::int64_t g = 0; g < a.activation_groups; ++g) {
       out->scales.push_back(rrs::float_bits(rrs::scale_at(a, t, g)));
     }
@@ -86,12 +126,17 @@ std::vector<std::string> variants() {
 Result run(const Case& c, const std::string& variant) {
   Result out;
   const rrs::Scheme scheme = to_rrs(c.scheme);
-  const rrs::PreparedWeight weight = quantize_weight(c, scheme, &out);
+  const rrs::PreparedWeight weight = make_weight(c, scheme, &out);
   const rrs::MatrixView<const float> x(c.x.data(), c.m, c.k);
   std::vector<float> y(static_cast<std::size_t>(c.m * c.n));
-  rrs::Workspace ws(rrs::workspace_bytes(c.m, c.k, scheme, c.n));
+  rrs::Workspace ws(rrs::workspace_bytes(c.m, weight));
   rrs::PreparedActivation a;
   rrs::ActivationOptions options;
+  if (!c.scheme.frozen.empty()) options.channels.frozen_scales = c.scheme.frozen.data();
+  if (!c.l_a.empty()) {
+    options.low_rank = &weight.view().low_rank;
+    options.low_rank_count = 1;
+  }
   options.isa = rrs::Isa::kScalar;
   require(rrs::smooth_rotate_quantize(x, scheme, ws, a, {}, options), "smooth_rotate_quantize");
   read_activation(a, &out);
