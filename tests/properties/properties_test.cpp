@@ -1,6 +1,7 @@
 // Algebra of a layer that holds exactly: powers of two, permuted tokens, zero rows.
 #include <gtest/gtest.h>
 
+#include <cstdio>
 #include <vector>
 
 #include "support/compare.hpp"
@@ -32,6 +33,7 @@ TEST(Properties, PowersOfTwoScaleExactly) {
       }
     });
   }
+  std::printf("%d layers\n", cases);
   EXPECT_GE(cases, 50 * static_cast<int>(rrs_test::supported_isas().size()));
 }
 
@@ -54,6 +56,7 @@ TEST(Properties, ReversedTokensReverseTheRows) {
     }
     ++cases;
   }
+  std::printf("%d layers\n", cases);
   EXPECT_GE(cases, 25);
 }
 
