@@ -91,6 +91,50 @@ TEST(SmoothQuant, BalancesOutliers) {
   EXPECT_LT(after_high / after_low, 0.5f * before_high / before_low);
 }
 
+// Each gain is the quotient, rounded once; by powers of two nothing is rounded, and the norm's
+// output is then the divided one, bit for bit.
+TEST(SmoothQuant, FoldsIntoTheNormBeforeIt) {
+  const std::size_t k = 120;
+  const std::vector<float> gain = rrs_test::normal_vector(static_cast<std::int64_t>(k), 3);
+  const std::vector<float> x = rrs_test::normal_vector(static_cast<std::int64_t>(k), 4);
+  std::vector<float> any, powers;
+  for (std::size_t j = 0; j < k; ++j) {
+    any.push_back(0.01f + std::fabs(x[j]));
+    powers.push_back(std::ldexp(1.0f, static_cast<int>(j % 9) - 4));
+  }
+  const auto folded = rrs::fold_into_norm(gain, any), exact = rrs::fold_into_norm(gain, powers);
+  ASSERT_TRUE(folded.ok());
+  ASSERT_TRUE(exact.ok());
+  const float scale = 0.37f;  // 1 / rms
+  for (std::size_t j = 0; j < k; ++j) {
+    EXPECT_EQ((*folded)[j], gain[j] / any[j]);
+    EXPECT_EQ(x[j] * scale * (*exact)[j], x[j] * scale * gain[j] / powers[j]) << j;
+    const float divided = x[j] * scale * gain[j] / any[j];
+    EXPECT_LE(std::fabs(x[j] * scale * (*folded)[j] - divided), 0x1p-22f * std::fabs(divided));
+  }
+}
+
+TEST(SmoothQuant, FoldingRefusesBadArguments) {
+  const std::vector<float> ok = {1.0f, 2.0f};
+  EXPECT_STREQ(rrs::fold_into_norm(ok, {1.0f}).status().argument, "scales");
+  int cases = 0;
+  for (const float bad : {0.0f, -0.0f, -1.0f, std::numeric_limits<float>::infinity(),
+                          std::numeric_limits<float>::quiet_NaN()}) {
+    const rrs::Status status = rrs::fold_into_norm(ok, {1.0f, bad}).status();
+    EXPECT_STREQ(status.argument, "scales");
+    EXPECT_EQ(status.value, 1);
+    ++cases;
+  }
+  for (const float bad :
+       {-std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    EXPECT_STREQ(rrs::fold_into_norm({bad, 1.0f}, ok).status().argument, "gain");
+    ++cases;
+  }
+  EXPECT_STREQ(rrs::fold_into_norm({1e38f}, {1e-5f}).status().argument, "scales");  // overflows
+  EXPECT_EQ(cases, 7);
+  EXPECT_TRUE(rrs::fold_into_norm({0.0f, -0.0f}, ok).ok());
+}
+
 TEST(SmoothQuant, RefusesBadArguments) {
   const std::vector<float> ok = {1.0f, 2.0f};
   int cases = 0;

@@ -14,6 +14,7 @@
 #include "rrs/calibrate/gptq.hpp"
 #include "rrs/calibrate/hessian_basis.hpp"
 #include "rrs/calibrate/smoothquant.hpp"
+#include "rrs/calibrate/smoothquant_search.hpp"
 #include "rrs/calibrate/statistics.hpp"
 #include "rrs/calibrate/zigzag.hpp"
 #include "rrs/pipeline/weight_file.hpp"
@@ -187,6 +188,13 @@ TEST(Allocation, CalibrationFailsCleanly) {
       [&] { return maxima.empty(); });
   faults += every_allocation("smoothquant_scales", Throws::kMay,
                              [&] { return status_of(rrs::smoothquant_scales(maxima, maxima)); });
+  faults += every_allocation("fold_into_norm", Throws::kMay,
+                             [&] { return status_of(rrs::fold_into_norm(maxima, maxima)); });
+  rrs::AlphaSearchOptions two;
+  two.alphas = {0.25f, 0.5f};
+  faults += every_allocation("search_smoothquant_alpha", Throws::kMay, [&] {
+    return status_of(rrs::search_smoothquant_alpha(X, {kLayer.W()}, maxima, scheme, two));
+  });
   EXPECT_GE(faults, 50);
 }
 

@@ -6,9 +6,11 @@
 //   unchanged.
 //
 // from: calibration activations and float weights.  to: LayerChannels::divisor of prepare_weight
-// and smooth_rotate_quantize; or folded into the preceding norm by the caller. Shapes: maxima and s
-// have K elements. alpha in [0, 1]: 0.5 by default, 0.8 to 0.85 for LLaMA-class. Numeric contract:
-// computed in double, rounded once to f32; s is finite and > 0. Cost: one pass over X and W.
+// and smooth_rotate_quantize (one division per activation at run time); or, where a norm precedes
+// the linears, folded into it by fold_into_norm: then nothing is left to divide. Shapes: maxima and
+// s have K elements. alpha in [0, 1]: 0.5 by default, 0.8 to 0.85 for LLaMA-class, or the one of
+// least output error (smoothquant_search.hpp). Numeric contract: computed in double, rounded once
+// to f32; s is finite and > 0. Cost: one pass over X and W.
 // Offline: allocates. Paper: Xiao et al., SmoothQuant, 2023.
 #pragma once
 
@@ -104,6 +106,40 @@ inline Result<std::vector<float>> smoothquant_scales(const std::vector<float>& a
     scales[j] = static_cast<float>(std::pow(x, a) / std::pow(w, 1.0 - a));
   }
   return scales;
+}
+
+// gain[j] / s[j], rounded once: the gain of the norm before the linears, with their division in it.
+//
+//   (x / rms) gain / s = (x / rms) (gain / s), so the norm's output is x / s, up to the rounding of
+//   one quotient and one product (2^-23 relative); bit for bit where s is a power of two
+//
+// Shapes: gain [K] of an RMS or layer norm (as multiplied: 1 + g where a model stores g; the bias
+// of a layer norm divides likewise), scales [K]. The weights: multiplied by s in f32 beforehand,
+// then prepared without LayerChannels::divisor. Everything that reads the norm's output must expect
+// it divided: q, k and v together, gate and up together. Errors: sizes that differ; a gain that is
+// not finite, a scale that is not finite and > 0, a quotient beyond f32: with its index.
+inline Result<std::vector<float>> fold_into_norm(const std::vector<float>& gain,
+                                                 const std::vector<float>& scales) {
+  const auto k = static_cast<std::int64_t>(gain.size());
+  if (scales.size() != gain.size()) {
+    return invalid_argument("scales", "must have one element per gain",
+                            static_cast<std::int64_t>(scales.size()), k);
+  }
+  std::vector<float> folded(gain.size());
+  for (std::size_t j = 0; j < gain.size(); ++j) {
+    const auto at = static_cast<std::int64_t>(j);
+    if (!is_finite_bits(float_bits(gain[j]))) {
+      return invalid_argument("gain", "must be finite (found: index)", at, k);
+    }
+    if (float_bits(scales[j]) == 0 || float_bits(scales[j]) >= 0x7f800000u) {
+      return invalid_argument("scales", "must be finite and > 0 (found: index)", at, k);
+    }
+    folded[j] = gain[j] / scales[j];
+    if (!is_finite_bits(float_bits(folded[j]))) {
+      return invalid_argument("scales", "must not take the gain beyond f32 (found: index)", at, k);
+    }
+  }
+  return folded;
 }
 
 RRS_FUNCTIONS_END
