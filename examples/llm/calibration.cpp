@@ -46,6 +46,31 @@ Windows embed_windows(Engine* engine, const std::vector<TokenId>& tokens,
   return w;
 }
 
+// Tokens of all windows, counted through, of which the rows are kept.
+class Sampler {
+ public:
+  Sampler(std::size_t tokens, std::size_t rows) : rows_((std::min)(rows, tokens)) {
+    if (rows_ == 0) return;
+    step_ = tokens / rows_;
+    if (step_ % 2 == 0) --step_;
+  }
+  bool on() const noexcept { return rows_ > 0; }
+
+  // Those of x [rows][cols], whose first row is token `first`.
+  void take(std::size_t first, const float* x, std::int64_t rows, std::int64_t cols,
+            std::vector<float>* kept) const {
+    for (std::int64_t t = 0; t < rows; ++t) {
+      const std::size_t token = first + static_cast<std::size_t>(t);
+      if (token % step_ != 0 || token / step_ >= rows_) continue;
+      kept->insert(kept->end(), x + t * cols, x + (t + 1) * cols);
+    }
+  }
+
+ private:
+  std::size_t rows_ = 0;
+  std::size_t step_ = 1;
+};
+
 }  // namespace
 
 std::vector<double> Calibration::hessian(std::size_t layer, std::size_t input) const {
@@ -101,17 +126,23 @@ Calibration calibrate(Engine* engine, const std::vector<TokenId>& tokens,
     c.file = file;
   }
   Windows windows = embed_windows(engine, tokens, starts, options.context);
+  const Sampler sampler(c.tokens, options.sample_rows);
+  if (sampler.on()) c.samples.resize(layers);
   std::size_t done = 0;
   const auto rows = static_cast<std::int64_t>(options.context);
   for (std::size_t layer = 0; layer < layers; ++layer) {
     const bool finished = file != nullptr && layer < file->finished();
-    if (finished && file->finished() == layers) {  // nothing is left that needs the states
+    if (finished && file->finished() == layers && !sampler.on()) {  // nothing needs the states
       c.layers.push_back(file->read(layer));
       continue;
     }
     LayerStatistics s;
+    std::size_t window = 0;
     engine->observe(
         [&](std::size_t, std::size_t linear, const float* x, std::int64_t m, std::int64_t k) {
+          if (sampler.on()) {
+            sampler.take(window * options.context, x, m, k, &c.samples[layer][input_of(linear)]);
+          }
           if (finished) return;
           const rrs::Status status =
               rrs::update_statistics(rrs::MatrixView<const float>(x, m, k), options.hessians,
@@ -121,8 +152,8 @@ Calibration calibrate(Engine* engine, const std::vector<TokenId>& tokens,
                                      status.message());
           }
         });
-    for (std::size_t w = 0; w < windows.count; ++w) {
-      engine->run_layer(layer, rows, windows.window(w));
+    for (window = 0; window < windows.count; ++window) {
+      engine->run_layer(layer, rows, windows.window(window));
       done += options.context;
       if (options.progress) options.progress(done, layers * c.tokens);
     }

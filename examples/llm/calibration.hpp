@@ -30,6 +30,13 @@ constexpr std::size_t input_of(std::size_t linear) noexcept {
                          : kInputDown;
 }
 
+// A norm's output goes to these and to nothing else: its gain can take what their inputs are
+// divided by. o reads the attention's mixed values (v could take its divisor only where every query
+// head has a value head of its own) and down the product of gate and up: neither follows a norm.
+constexpr bool follows_norm(std::size_t input) noexcept {
+  return input == kInputQkv || input == kInputGateUp;
+}
+
 using LayerStatistics = std::array<rrs::InputStatistics, kInputsPerLayer>;
 
 // Statistics of finished layers on disk; read back in any order.
@@ -71,13 +78,18 @@ struct CalibrationOptions {
   std::size_t windows = 16;
   std::size_t context = 1024;
   bool hessians = false;  // for GPTQ and ASER
-  std::string file;       // where Hessians of finished layers go; empty: an unnamed file
-  bool resume = false;    // go on behind the layers that `file` holds
+  // Rows kept of every input, for SmoothQuant's search: every s-th token of the windows, s odd, so
+  // that the first token of a sequence, the likely spike, is not among them more often than others.
+  std::size_t sample_rows = 0;
+  std::string file;     // where Hessians of finished layers go; empty: an unnamed file
+  bool resume = false;  // go on behind the layers that `file` holds
   std::function<void(std::size_t done, std::size_t all)> progress;  // tokens times layers
 };
 
 struct Calibration {
   std::vector<LayerStatistics> layers;  // without Hessians
+  // [layer][input]: rows [sample_rows][K]; empty unless asked for.
+  std::vector<std::array<std::vector<float>, kInputsPerLayer>> samples;
   std::size_t tokens = 0;
   std::vector<std::vector<TokenId>> windows;   // for GPTAQ
   std::uint64_t identity = 0;                  // of model, text and settings

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "float_kernels.hpp"
+#include "rrs/calibrate/smoothquant.hpp"
 
 namespace rrs_llm {
 namespace {
@@ -84,6 +85,40 @@ Engine::Engine(std::shared_ptr<const ModelParts> parts, LinearStack linears, Sto
     throw std::runtime_error("linears: there are " + std::to_string(linears_.size()) +
                              " layers of them, not " + std::to_string(parts_->config.layers));
   }
+  norms_.resize(linears_.size());
+}
+
+const std::vector<float>& Engine::gain_before(std::size_t layer, std::size_t first_linear,
+                                              std::size_t last_linear,
+                                              const std::vector<float>& gain,
+                                              std::vector<float>* folded) const {
+  const auto divisor = [&](std::size_t l) -> const std::vector<float>* {
+    const InputChannels* c = linears_[layer][l]->channels();
+    return c != nullptr && c->folded ? &c->divisor : nullptr;
+  };
+  const std::vector<float>* first = divisor(first_linear);
+  for (std::size_t l = first_linear + 1; l <= last_linear; ++l) {
+    const std::vector<float>* other = divisor(l);
+    if ((first == nullptr) == (other == nullptr) && (first == nullptr || *first == *other))
+      continue;
+    throw std::runtime_error(linear_name(layer, l) + ": leaves another divisor to the norm than " +
+                             linear_name(layer, first_linear) + ", whose input it shares");
+  }
+  if (first == nullptr) return gain;
+  rrs::Result<std::vector<float>> made = rrs::fold_into_norm(gain, *first);
+  if (!made)
+    throw std::runtime_error(linear_name(layer, first_linear) + ": " + made.status().message());
+  *folded = std::move(*made);
+  return *folded;
+}
+
+void Engine::fold_norms(std::size_t layer) {
+  FoldedNorms& n = norms_[layer];
+  if (n.known) return;
+  const ModelParts::Layer& parts = parts_->layers[layer];
+  n.attn = &gain_before(layer, kQ, kV, parts.attn_norm, &n.of_attn);
+  n.ffn = &gain_before(layer, kGate, kUp, parts.ffn_norm, &n.of_ffn);
+  n.known = true;
 }
 
 void Engine::set_prefix(std::shared_ptr<const Prefix> prefix) {
@@ -195,7 +230,8 @@ void Engine::position_heads(std::size_t layer, std::int64_t position) {
 
 void Engine::attention_block(std::size_t layer, KvStore* store, std::int64_t position) {
   const ModelConfig& c = config();
-  norm_rows(b_.x.data(), parts_->layers[layer].attn_norm, rows_, b_.normed.data());
+  fold_norms(layer);
+  norm_rows(b_.x.data(), *norms_[layer].attn, rows_, b_.normed.data());
   set_input(layer, kQ, b_.normed.data(), size_of(c.hidden));
   apply(layer, kQ, b_.q.data(), false);
   apply(layer, kK, b_.k.data(), false);
@@ -213,7 +249,7 @@ void Engine::attention_block(std::size_t layer, KvStore* store, std::int64_t pos
 
 void Engine::ffn_block(std::size_t layer) {
   const ModelConfig& c = config();
-  norm_rows(b_.x.data(), parts_->layers[layer].ffn_norm, rows_, b_.normed.data());
+  norm_rows(b_.x.data(), *norms_[layer].ffn, rows_, b_.normed.data());
   set_input(layer, kGate, b_.normed.data(), size_of(c.hidden));
   apply(layer, kGate, b_.gate.data(), false);
   apply(layer, kUp, b_.up.data(), false);
@@ -306,6 +342,7 @@ const float* Engine::forward_from(std::size_t first, const float* residual, std:
 
 void Engine::set_linear(std::size_t layer, std::size_t linear, std::shared_ptr<const Linear> with) {
   linears_.at(layer).at(linear) = std::move(with);
+  norms_[layer].known = false;
 }
 
 void Engine::logits(const float* hidden, std::int64_t rows, float* out) {

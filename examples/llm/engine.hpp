@@ -5,6 +5,8 @@
 // to: perplexity, generate, calibration. One Engine is one method; one Sequence is one growing
 // text. Everything outside the linears is float in one written order (float_kernels.hpp): with
 // linears whose window is one token, logits do not depend on how the tokens are cut into calls.
+// Linears whose input comes divided (InputChannels::folded) get it so: this engine's norms, not the
+// model's, have the divisor in their gains.
 
 #include <array>
 #include <cstddef>
@@ -128,6 +130,12 @@ class Engine {
   void embed(const std::vector<TokenId>& tokens);
   void reserve_rows(std::size_t rows);
   const float* run_layers(std::size_t first, Sequence* sequence);
+  // The gain of the norm before these linears, with the divisors in it that they leave to it.
+  // Throws unless all of them leave the same.
+  const std::vector<float>& gain_before(std::size_t layer, std::size_t first_linear,
+                                        std::size_t last_linear, const std::vector<float>& gain,
+                                        std::vector<float>* folded) const;
+  void fold_norms(std::size_t layer);
   void norm_rows(const float* x, const std::vector<float>& gain, std::int64_t rows, float* y) const;
   void apply(std::size_t layer, std::size_t linear, float* y, bool accumulate);
   void set_input(std::size_t layer, std::size_t linear, const float* x, std::int64_t cols);
@@ -137,6 +145,14 @@ class Engine {
 
   std::shared_ptr<const ModelParts> parts_;
   LinearStack linears_;
+  // Per layer, made when it first runs with its linears: gains of the two norms.
+  struct FoldedNorms {
+    bool known = false;
+    const std::vector<float>* attn = nullptr;  // the model's own, or of_attn
+    const std::vector<float>* ffn = nullptr;
+    std::vector<float> of_attn, of_ffn;
+  };
+  std::vector<FoldedNorms> norms_;
   StoreFactory stores_;
   const ThreadPool& pool_;
   Rope rope_;

@@ -64,9 +64,18 @@ class InputCache {
 struct InputChannels {
   std::vector<float> divisor;             // SmoothQuant: one value per input
   std::vector<std::int32_t> permutation;  // zigzag: the input that each position takes
+  // The norm before divides: inputs come divided, and the divisor is there for the engine to fold.
+  bool folded = false;
 
   bool empty() const noexcept { return divisor.empty() && permutation.empty(); }
+  // What is left to do when the linear runs.
   rrs::LayerChannels view() const noexcept {
+    rrs::LayerChannels c = of_weight();
+    if (folded) c.divisor = nullptr;
+    return c;
+  }
+  // What the weight was prepared with.
+  rrs::LayerChannels of_weight() const noexcept {
     rrs::LayerChannels c;
     c.divisor = divisor.empty() ? nullptr : divisor.data();
     c.input_permutation = permutation.empty() ? nullptr : permutation.data();

@@ -80,6 +80,9 @@ class RrsLinear final : public Linear {
     const rrs::Explanation e = rrs::explain(scheme_, 1, weight_.n, weight_.k);
     if (!e.status) fail(name_, e.status);
     kernel_ = e.kernel;
+    if (channels_.folded) {  // inputs come divided: gemm must find the channels that are left
+      weight_.channels_fingerprint = rrs::channels_fingerprint(channels_.view(), weight_.k);
+    }
   }
 
   void apply(InputCache& input, const LinearOutput& out, const ThreadPool& pool) const override {

@@ -128,6 +128,20 @@ bool glob(std::string_view pattern, std::string_view name) {
          glob(pattern.substr(1), name.substr(1));
 }
 
+void set_alpha(const Setting& s, LinearPlan* plan) {
+  float* alpha = &plan->scheme.smoothquant_alpha;
+  plan->weight.alpha_search = s.value == "search";
+  if (!plan->weight.alpha_search) {
+    char* end = nullptr;
+    *alpha = std::strtof(s.value.c_str(), &end);
+    if (s.value.empty() || *end != 0 || !(*alpha > 0.0f && *alpha <= 1.0f)) {
+      bad_setting(s, "above 0 and at most 1, or search");
+    }
+  } else if (!(*alpha > 0.0f)) {
+    *alpha = 0.5f;  // that there is one
+  }
+}
+
 // Each token alone, without whatever a window of tokens had.
 void exempt(int bits, LinearPlan* plan) {
   if (plan->kind == LinearKind::kSimulatedRs) plan->kind = LinearKind::kRrs;
@@ -233,8 +247,8 @@ void apply_setting(const Setting& s, rrs::Scheme* scheme) {
         "setting " + rrs_examples::quoted_name(s.key) +
         " is not one of aN, wN, fp, activation-bits, activation-group, window, token-scale, "
         "rotation, range, clip, weight-bits, weight-group, weight-range, weight-scale, sign-seed, "
-        "solver, act-order, zigzag, damping, rank, rank-share, outliers, exempt, qfem-bits, "
-        "qfem-tolerance, qfep-tokens");
+        "solver, act-order, zigzag, damping, rank, rank-share, outliers, alpha, fold, exempt, "
+        "qfem-bits, qfem-tolerance, qfep-tokens");
   }
 }
 
@@ -256,6 +270,10 @@ void apply_setting(const Setting& s, LinearPlan* plan) {
     w.aser.rank = 0;
   } else if (s.key == "outliers") {
     w.aser.outliers = static_cast<int>(parse_integer(s, s.value, 0, 65536));
+  } else if (s.key == "alpha") {
+    set_alpha(s, plan);
+  } else if (s.key == "fold") {
+    w.fold = parse_switch(s);
   } else if (s.key == "exempt") {
     exempt(parse_exempt_bits(s), plan);
   } else {
@@ -363,9 +381,15 @@ bool Method::needs_stream() const noexcept {
   return needs;
 }
 
+bool Method::needs_rows() const noexcept {
+  bool needs = weight.alpha_search;
+  for (const Setting& s : settings) needs = needs || (s.key == "alpha" && s.value == "search");
+  return needs;
+}
+
 bool Method::needs_calibration() const noexcept {
   bool needs = scheme.smoothquant_alpha > 0.0f || weight.zigzag || needs_hessians();
-  for (const Setting& s : settings) needs = needs || s.key == "zigzag";
+  for (const Setting& s : settings) needs = needs || s.key == "zigzag" || s.key == "alpha";
   return needs;
 }
 
@@ -398,6 +422,8 @@ std::string describe(const WeightPlan& w) {
     text += ", damping " + number(w.damping);
   }
   if (w.zigzag) text += "; zigzag";
+  if (w.alpha_search) text += "; smoothquant alpha searched per input";
+  if (w.fold) text += "; divisors folded into norms";
   if (!w.aser.on()) return text;
   text += w.aser.rank > 0 ? "; rank " + std::to_string(w.aser.rank)
                           : "; rank for share " + number(w.aser.alpha);
@@ -421,6 +447,7 @@ std::string describe(const Method& m) {
       exceptions += "; " + s.pattern + ": " + s.key + (s.value.empty() ? "" : "=" + s.value);
     }
   }
+  if (plan.weight.alpha_search) plan.scheme.smoothquant_alpha = 0.0f;  // named further on
   std::string text = describe(plan.scheme);
   if (m.kind == LinearKind::kSimulatedRs) {
     text = "simulated in float, one smoothing scale per channel; " + text;

@@ -58,6 +58,8 @@ struct WeightPlan {
   bool zigzag = false;
   double damping = 0.01;  // times the mean of the Hessian's diagonal
   AserSpec aser;
+  bool alpha_search = false;  // SmoothQuant's alpha: per input, of least output error
+  bool fold = false;          // divisors of q, k, v and of gate, up go into the norms before them
 };
 
 struct LinearPlan {
@@ -88,8 +90,9 @@ bool matches(const std::string& pattern, const std::string& name);
 // weight-group, weight-range, weight-scale, sign-seed. Throws naming key, value and what is
 // allowed.
 void apply_setting(const Setting& setting, rrs::Scheme* scheme);
-// Also: solver, act-order, zigzag, damping, rank, rank-share, outliers, and exempt (8 or 16: each
-// token's activations at that width, whatever the scheme).
+// Also: solver, act-order, zigzag, damping, rank, rank-share, outliers, alpha (SmoothQuant's, of
+// any preset; or "search"), fold, and exempt (8 or 16: each token's activations at that width,
+// whatever the scheme).
 void apply_setting(const Setting& setting, LinearPlan* plan);
 
 // Settings of a whole method: qfem-bits, qfem-tolerance, qfep-tokens (ids separated by colons).
@@ -122,6 +125,7 @@ struct Method {
   bool needs_calibration() const noexcept;
   bool needs_hessians() const noexcept;  // GPTQ, ASER: somewhere
   bool needs_stream() const noexcept;    // GPTAQ: somewhere
+  bool needs_rows() const noexcept;      // a search of SmoothQuant's alpha: somewhere
 };
 
 // `text`: a name, then settings of its own: "rrs", "rrs-gptq@sign-seed=1", "rrs@a8@clip=0.95".

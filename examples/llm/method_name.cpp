@@ -22,7 +22,8 @@ void check_native(const std::vector<Setting>& settings) {
   for (const Setting& s : settings) {
     const bool weight_side = s.key.rfind("weight-", 0) == 0 || s.key == "rotation" ||
                              s.key == "sign-seed" || s.key == "solver" || s.key == "zigzag" ||
-                             s.key.rfind("rank", 0) == 0 || s.key == "outliers";
+                             s.key.rfind("rank", 0) == 0 || s.key == "outliers" ||
+                             s.key == "alpha" || s.key == "fold";
     if (weight_side) {
       throw std::runtime_error("setting " + rrs_examples::quoted_name(s.key) +
                                ": q4_0-native takes the weights as the file holds them");

@@ -1,6 +1,8 @@
 #include "prepare.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <stdexcept>
 #include <utility>
 
@@ -8,6 +10,7 @@
 #include "rrs/calibrate/gptq.hpp"
 #include "rrs/calibrate/hessian_basis.hpp"
 #include "rrs/calibrate/smoothquant.hpp"
+#include "rrs/calibrate/smoothquant_search.hpp"
 #include "rrs/calibrate/zigzag.hpp"
 #include "rrs/core/hash.hpp"
 #include "rrs/pipeline/weight.hpp"
@@ -82,6 +85,9 @@ LinearMaker::LinearMaker(const ModelSource& model, const Method& method,
   if (method.needs_hessians() && options.calibration->file == nullptr) {
     throw std::runtime_error("method " + method.name + " needs a calibration with Hessians");
   }
+  if (method.needs_rows() && options.calibration->samples.empty()) {
+    throw std::runtime_error("method " + method.name + " needs a calibration with rows");
+  }
   if (options.calibration->layers.size() != model.config().layers) {
     throw std::runtime_error("calibration: has " +
                              std::to_string(options.calibration->layers.size()) +
@@ -99,7 +105,38 @@ LinearMaker::Tensor LinearMaker::read(const std::string& name) const {
   return t;
 }
 
-std::vector<float> LinearMaker::make_divisor(std::size_t layer, std::size_t input) const {
+std::vector<float> LinearMaker::search_divisor(std::size_t layer, std::size_t input,
+                                               const LinearPlan& plan) const {
+  std::vector<Tensor> tensors;
+  std::vector<rrs::MatrixView<const float>> weights;
+  std::string names;
+  for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
+    if (input_of(l) != input) continue;
+    names += (names.empty() ? "" : ", ") + linear_name(layer, l);
+    tensors.push_back(read(linear_name(layer, l)));
+    weights.push_back(tensors.back().view);
+  }
+  const std::vector<float>& rows = options_.calibration->samples[layer][input];
+  const std::int64_t k = weights.front().cols;
+  const rrs::MatrixView<const float> x(rows.data(), static_cast<std::int64_t>(rows.size()) / k, k);
+  const rrs::Result<rrs::AlphaSearch> found =
+      rrs::search_smoothquant_alpha(x, weights, options_.calibration->input(layer, input).maxima,
+                                    packable(plan.scheme), {}, pool_);
+  if (!found) fail(names + ": alpha", found.status());
+  if (options_.note) {
+    double error = found->errors.front();
+    for (const double e : found->errors) error = (std::min)(error, e);
+    char text[80];
+    std::snprintf(text, sizeof text, ": alpha %.2f, relative output error %.4f",
+                  static_cast<double>(found->alpha), std::sqrt(error / found->norm));
+    options_.note(names + text);
+  }
+  return found->divisor;
+}
+
+std::vector<float> LinearMaker::make_divisor(std::size_t layer, std::size_t input,
+                                             const LinearPlan& plan) const {
+  if (plan.weight.alpha_search) return search_divisor(layer, input, plan);
   std::vector<float> weights;
   for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
     if (input_of(l) != input) continue;
@@ -108,7 +145,7 @@ std::vector<float> LinearMaker::make_divisor(std::size_t layer, std::size_t inpu
     if (!status) fail(name, status);
   }
   rrs::Result<std::vector<float>> scales = rrs::smoothquant_scales(
-      options_.calibration->input(layer, input).maxima, weights, method_.scheme.smoothquant_alpha);
+      options_.calibration->input(layer, input).maxima, weights, plan.scheme.smoothquant_alpha);
   if (!scales) fail(linear_name(layer, input), scales.status());
   return std::move(*scales);
 }
@@ -117,13 +154,19 @@ InputChannels LinearMaker::make_channels(std::size_t layer, std::size_t linear,
                                          const LinearPlan& plan) const {
   InputChannels c;
   const std::size_t input = input_of(linear);
-  if (method_.scheme.smoothquant_alpha > 0.0f) c.divisor = make_divisor(layer, input);
+  if (plan.scheme.smoothquant_alpha > 0.0f) c.divisor = make_divisor(layer, input, plan);
   const std::string name = linear_name(layer, linear);
   if (plan.weight.aser.smoothed() > 0 && !c.divisor.empty()) {
     throw std::runtime_error(name + ": ASER's smoothing does not go with SmoothQuant: outliers=0");
   }
   if (plan.weight.aser.smoothed() > 0) {
     c.divisor = smoothing(layer, input, plan.weight.aser.smoothed()).divisor;
+  }
+  if (plan.kind == LinearKind::kSimulatedRs && !c.divisor.empty()) {
+    throw std::runtime_error(name + ": a simulated linear takes no divisor");
+  }
+  if (plan.weight.fold && c.divisor.empty()) {
+    throw std::runtime_error(name + ": fold: there is no divisor to fold: alpha=A makes one");
   }
   if (!plan.weight.zigzag) return c;
   if (plan.scheme.rotation.kind != rrs::RotationKind::kBlock) {
@@ -142,7 +185,9 @@ const InputChannels& LinearMaker::channels(std::size_t layer, std::size_t linear
   const LinearPlan plan = method_.plan(layer, linear);
   const std::string key = std::to_string(layer) + "|" + std::to_string(input_of(linear)) + "|" +
                           describe_weight(plan.scheme) + (plan.weight.zigzag ? "|zigzag" : "") +
-                          "|" + std::to_string(plan.weight.aser.smoothed());
+                          "|" + std::to_string(plan.weight.aser.smoothed()) + "|" +
+                          std::to_string(plan.scheme.smoothquant_alpha) +
+                          (plan.weight.alpha_search ? describe(plan.scheme) : "");
   if (key != channels_key_) {
     channels_ = make_channels(layer, linear, plan);
     outliers_.clear();
@@ -152,6 +197,14 @@ const InputChannels& LinearMaker::channels(std::size_t layer, std::size_t linear
     channels_key_ = key;
   }
   return channels_;
+}
+
+// As the linear runs: what the norm before it divides by is only named.
+InputChannels LinearMaker::running_channels(std::size_t layer, std::size_t linear,
+                                            const LinearPlan& plan) {
+  InputChannels c = channels(layer, linear);
+  c.folded = plan.weight.fold && follows_norm(input_of(linear));
+  return c;
 }
 
 rrs::AserSmoothing LinearMaker::smoothing(std::size_t layer, std::size_t input,
@@ -250,8 +303,9 @@ void LinearMaker::tell_stream(std::size_t layer, std::size_t linear, const Linea
   if (plan.kind == LinearKind::kSimulatedRs) {
     return stream_->set_linear(layer, linear, make_simulated_rs_linear(name, *weight));
   }
-  stream_->set_linear(layer, linear,
-                      make_rrs_linear(name, *weight, plan.scheme, channels(layer, linear), weight));
+  stream_->set_linear(
+      layer, linear,
+      make_rrs_linear(name, *weight, plan.scheme, running_channels(layer, linear, plan), weight));
 }
 
 std::vector<float> LinearMaker::in_basis(std::size_t layer, std::size_t linear, const Tensor& w,
@@ -333,7 +387,7 @@ std::unique_ptr<Linear> LinearMaker::make(std::size_t layer, std::size_t linear)
     return make_float_linear(name, std::move(w.values), w.view.rows, w.view.cols);
   }
   const bool native = plan.kind == LinearKind::kNative;
-  const InputChannels in = native ? InputChannels{} : channels(layer, linear);
+  const InputChannels in = native ? InputChannels{} : running_channels(layer, linear, plan);
   const std::string key = store_key(name, plan, in);
   std::shared_ptr<const rrs::PreparedWeight> weight;
   if (options_.store != nullptr) weight = options_.store->find(key);

@@ -48,7 +48,7 @@ struct PrepareOptions {
   // on; empty: nowhere. `resume`: take those that are there.
   std::string unfinished;
   bool resume = false;
-  // Damping that had to be raised, and what the solver reached.
+  // Damping that had to be raised, and alphas that were found.
   std::function<void(const std::string& line)> note;
 };
 
@@ -83,7 +83,12 @@ class LinearMaker {
                                                const Tensor& w, const rrs::WeightView& base,
                                                const LinearPlan& plan);
   InputChannels make_channels(std::size_t layer, std::size_t linear, const LinearPlan& plan) const;
-  std::vector<float> make_divisor(std::size_t layer, std::size_t input) const;
+  std::vector<float> make_divisor(std::size_t layer, std::size_t input,
+                                  const LinearPlan& plan) const;
+  // With the alpha of least output error on the calibration's rows.
+  std::vector<float> search_divisor(std::size_t layer, std::size_t input,
+                                    const LinearPlan& plan) const;
+  InputChannels running_channels(std::size_t layer, std::size_t linear, const LinearPlan& plan);
   std::shared_ptr<const rrs::PreparedWeight> pack(std::size_t layer, std::size_t linear,
                                                   const LinearPlan& plan);
   rrs::Result<rrs::PreparedWeight> solve(std::size_t layer, std::size_t linear, const Tensor& w,

@@ -78,7 +78,7 @@ std::vector<TensorSpec> file_layout(const ModelSource& model, const Method& meth
            {serialized_size(static_cast<std::int64_t>(info.rows),
                             static_cast<std::int64_t>(info.columns), stored_scheme(plan),
                             has_offsets(model, name, plan), plan.weight.aser.rank)}});
-      if (method.scheme.smoothquant_alpha > 0.0f || plan.weight.aser.smoothed() > 0) {
+      if (plan.scheme.smoothquant_alpha > 0.0f || plan.weight.aser.smoothed() > 0) {
         specs.push_back({name + ".divisor", Dtype::kF32, {info.columns}});
       }
       if (plan.weight.zigzag) {
@@ -96,7 +96,11 @@ struct LinearBytes {
 };
 
 LinearBytes bytes_of(const Linear& linear, const std::string& name) {
-  const rrs::WeightView& view = *linear.packed();
+  rrs::WeightView view = *linear.packed();
+  // The divisor is stored too where the norm takes it, and checked against the weight.
+  if (linear.channels()->folded) {
+    view.channels_fingerprint = rrs::channels_fingerprint(linear.channels()->of_weight(), view.k);
+  }
   LinearBytes b{std::vector<std::byte>(rrs::serialized_bytes(view)), *linear.channels()};
   const rrs::Status status = rrs::serialize_weight(view, b.weight.data(), b.weight.size());
   if (!status) throw std::runtime_error(name + ": " + status.message());
@@ -242,7 +246,7 @@ InputChannels read_channels(const Safetensors& file, const std::string& name, st
 }
 
 std::unique_ptr<Linear> map_linear(const std::shared_ptr<const Safetensors>& file,
-                                   const ModelSource& model, const std::string& name) {
+                                   const ModelSource& model, const std::string& name, bool folded) {
   const Tensor& tensor = file->require(name + ".rrs");
   if (tensor.dtype != Dtype::kU8) {
     fail(file->path(), "tensor " + quoted_name(tensor.name) + ": dtype is not U8");
@@ -263,6 +267,7 @@ std::unique_ptr<Linear> map_linear(const std::shared_ptr<const Safetensors>& fil
     fail(file->path(), "tensor " + quoted_name(name + ".divisor") +
                            " or .permutation: is not the one the weight was made with");
   }
+  channels.folded = folded;
   return make_rrs_linear(name, *view, view->scheme, std::move(channels), file);
 }
 
@@ -353,12 +358,14 @@ QuantizedFile open_quantized(const std::string& path, const ModelSource& model) 
     std::array<std::unique_ptr<Linear>, kLinearsPerLayer> linears;
     for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
       const std::string name = linear_name(layer, l);
-      if (q.method.plan(layer, l).kind == LinearKind::kFloat) {
+      const LinearPlan plan = q.method.plan(layer, l);
+      if (plan.kind == LinearKind::kFloat) {
         const TensorInfo info = *model.info(name);
         linears[l] = make_float_linear(name, model.read(name), static_cast<std::int64_t>(info.rows),
                                        static_cast<std::int64_t>(info.columns));
       } else {
-        linears[l] = map_linear(file, model, name);
+        const bool folded = plan.weight.fold && follows_norm(input_of(l));
+        linears[l] = map_linear(file, model, name, folded);
       }
     }
     q.linears.push_back(assemble_layer(std::move(linears)));

@@ -16,6 +16,9 @@ namespace {
 // Shipped: see examples/data/README.md.
 constexpr const char* kCalibrationText = RRS_LLM_DATA "/wiki.valid.txt";
 
+// Of every input, for SmoothQuant's search: 50 MB for SmolLM2, 380 MB for a model of 7B.
+constexpr std::size_t kSampleRows = 128;
+
 int thread_count(int asked) {
   if (asked != 0) return asked;
   const unsigned found = std::thread::hardware_concurrency();
@@ -95,10 +98,14 @@ std::unique_ptr<Engine> Session::float_engine(const std::shared_ptr<const Prefix
 const Calibration& Session::calibration(const Method& method) {
   const std::shared_ptr<const Prefix> prefixed = prefix(method);
   const std::vector<TokenId> key = prefix_tokens(prefixed.get());
-  const bool hessians = method.needs_hessians();
+  bool hessians = method.needs_hessians(), rows = method.needs_rows();
   const auto kept = calibrations_.find(key);
-  if (kept != calibrations_.end() && (!hessians || kept->second.file != nullptr)) {
-    return kept->second;
+  if (kept != calibrations_.end()) {
+    const bool has_hessians = kept->second.file != nullptr,
+               has_rows = !kept->second.samples.empty();
+    if ((!hessians || has_hessians) && (!rows || has_rows)) return kept->second;
+    hessians = hessians || has_hessians;  // what an earlier method needed is kept
+    rows = rows || has_rows;
   }
   const std::vector<TokenId>& tokens = calibration_tokens();
   CalibrationOptions options;
@@ -108,6 +115,7 @@ const Calibration& Session::calibration(const Method& method) {
     options.context = (std::min)(options.context, tokens.size());
   }
   options.hessians = hessians;
+  options.sample_rows = rows ? kSampleRows : 0;
   options.file = options_.statistics;
   options.resume = options_.resume;
   calibration_starts(tokens, options);  // refuses bad texts before anything is read or written
