@@ -84,6 +84,12 @@ const std::vector<TokenId>& Session::calibration_tokens() {
   return spare_tokens_;
 }
 
+void Session::use_calibration_tokens(std::vector<TokenId> tokens) {
+  calibrations_.clear();
+  spare_tokens_ = tokens;
+  calibration_tokens_ = std::move(tokens);
+}
+
 std::unique_ptr<Engine> Session::make_engine(LinearStack linears, const rrs::KvScheme& kv,
                                              const std::shared_ptr<const Prefix>& prefix) {
   auto engine = std::make_unique<Engine>(parts(), std::move(linears), store_factory(kv), *pool_);
@@ -111,7 +117,7 @@ const Calibration& Session::calibration(const Method& method) {
   CalibrationOptions options;
   options.windows = options_.calibration_windows;
   options.context = (std::min)(options.context, model_->config().context - key.size());
-  if (options_.calibration.empty() && !spare_tokens_.empty()) {
+  if (!spare_tokens_.empty()) {
     options.context = (std::min)(options.context, tokens.size());
   }
   options.hessians = hessians;
@@ -150,7 +156,8 @@ PrepareOptions Session::prepare_options(const Method& method) {
 
 Contestant Session::prepare(const Method& asked, int kv_bits) {
   check_recipe_model(asked, *model_);
-  const Method method = resolve(asked);
+  Resolved resolved = resolve_linears(asked);
+  const Method& method = resolved.method;
   PrepareOptions options = prepare_options(method);
   const auto start = std::chrono::steady_clock::now();
   Progress progress("preparing " + method.name, "linears");
@@ -163,7 +170,9 @@ Contestant Session::prepare(const Method& asked, int kv_bits) {
   c.scheme = describe(method) + prefix_text(options.prefix);
   c.kv_bits = kv.bits;
   const bool is_fp = method.kind == LinearKind::kFloat;
-  LinearStack linears = is_fp ? float_linears() : prepare_linears(*model_, method, options, *pool_);
+  LinearStack linears = std::move(resolved.linears);
+  if (is_fp) linears = float_linears();
+  if (linears.empty()) linears = prepare_linears(*model_, method, options, *pool_);
   c.engine = make_engine(std::move(linears), kv, options.prefix);
   c.prepare_seconds = seconds_since(start);
   return c;

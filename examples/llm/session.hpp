@@ -49,6 +49,9 @@ class Session {
   // Tokens to calibrate on instead of the shipped text, if no calibration file was named; shorter
   // than a window of 1024, they are one window.
   void set_calibration_tokens(std::vector<TokenId> tokens) { spare_tokens_ = std::move(tokens); }
+  // From now on these tokens alone, whatever file was named; calibrations made before are
+  // forgotten.
+  void use_calibration_tokens(std::vector<TokenId> tokens);
   // Of the file named; else those set; else of the text that the examples ship.
   const std::vector<TokenId>& calibration_tokens();
   // Everything that preparing `method` needs to know about the calibration text; nothing for
@@ -63,6 +66,12 @@ class Session {
   Method resolve(const Method& method);
 
  private:
+  struct Resolved {
+    Method method;
+    LinearStack linears;  // of a method with +qfem: the search had them all; else empty
+  };
+  Resolved resolve_linears(const Method& method);
+
   SessionOptions options_;
   std::unique_ptr<ModelSource> model_;
   std::unique_ptr<ThreadPool> pool_;

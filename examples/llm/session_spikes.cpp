@@ -61,8 +61,10 @@ std::shared_ptr<const Prefix> Session::prefix(const Method& method) {
   return prefix;
 }
 
-Method Session::resolve(const Method& method) {
-  if (!method.qfem) return method;
+// Plain and exempt linears are prepared once each. The method's own are a choice from them, module
+// by module: a linear's settings are those of one or of the other, and siblings go together.
+Session::Resolved Session::resolve_linears(const Method& method) {
+  if (!method.qfem) return {method, {}};
   const std::shared_ptr<const Prefix> prefixed = prefix(method);
   const std::size_t room = model_->config().context - prefix_tokens(prefixed.get()).size();
   ExemptionSearch search;
@@ -79,10 +81,11 @@ Method Session::resolve(const Method& method) {
   };
   SpikeOptions few = options_.spikes;
   few.windows = options_.spikes.search_windows;
-  return with_exemptions(
-      method, find_exemptions(search, windows_of(calibration_tokens(), few, room), *pool_,
-                              options_.spike_log)
-                  .exempt);
+  const rrs::Exemptions found = find_exemptions(search, windows_of(calibration_tokens(), few, room),
+                                                *pool_, options_.spike_log);
+  return {with_exemptions(method, found.exempt), mixed_linears(search, found.exempt)};
 }
+
+Method Session::resolve(const Method& method) { return resolve_linears(method).method; }
 
 }  // namespace rrs_llm

@@ -39,16 +39,6 @@ std::vector<float> scales_of(std::size_t layer, std::size_t linear, const float*
   return scales;
 }
 
-LinearStack mixed(const ExemptionSearch& search, const std::vector<bool>& exempt) {
-  LinearStack stack = *search.plain;
-  for (std::size_t layer = 0; layer < stack.size(); ++layer) {
-    for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
-      if (exempt[module_index(layer, l)]) stack[layer][l] = (*search.exempt)[layer][l];
-    }
-  }
-  return stack;
-}
-
 }  // namespace
 
 std::vector<std::vector<TokenId>> calibration_windows(const std::vector<TokenId>& tokens,
@@ -173,12 +163,22 @@ double windows_perplexity(Engine* engine, const std::vector<std::vector<TokenId>
   return std::exp(sum / static_cast<double>(targets));
 }
 
+LinearStack mixed_linears(const ExemptionSearch& search, const std::vector<bool>& exempt) {
+  LinearStack stack = *search.plain;
+  for (std::size_t layer = 0; layer < stack.size(); ++layer) {
+    for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
+      if (exempt[module_index(layer, l)]) stack[layer][l] = (*search.exempt)[layer][l];
+    }
+  }
+  return stack;
+}
+
 rrs::Exemptions find_exemptions(const ExemptionSearch& search,
                                 const std::vector<std::vector<TokenId>>& windows,
                                 const ThreadPool& pool, const SpikeLog& log) {
   const auto perplexity_of = [&](const std::vector<bool>& exempt) {
     const double perplexity =
-        windows_perplexity(search.engine(mixed(search, exempt)).get(), windows, pool);
+        windows_perplexity(search.engine(mixed_linears(search, exempt)).get(), windows, pool);
     say(log, "  %3zu of %zu modules exempt: perplexity %.4f",
         static_cast<std::size_t>(std::count(exempt.begin(), exempt.end(), true)), exempt.size(),
         perplexity);

@@ -65,6 +65,8 @@ struct ExemptionSearch {
   std::vector<double> scores;
   double tolerance = 0.01;
 };
+// search.plain, with the linears of search.exempt in the modules that are exempt.
+LinearStack mixed_linears(const ExemptionSearch& search, const std::vector<bool>& exempt);
 rrs::Exemptions find_exemptions(const ExemptionSearch& search,
                                 const std::vector<std::vector<TokenId>>& windows,
                                 const ThreadPool& pool, const SpikeLog& log);

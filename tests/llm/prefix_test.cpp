@@ -363,6 +363,18 @@ TEST(Spikes, ExemptModulesAreNamedInTheSettingsAndRunWide) {
       }
     }
     EXPECT_EQ(wide, exempt) << name;
+    // The linears are those of the search, and run as the resolved method's own would.
+    const auto hidden = [&](Engine* engine) {
+      Sequence sequence = engine->start();
+      const std::vector<TokenId> text = random_tokens(t.model, 20, 9);
+      const float* h = engine->forward(text, &sequence);
+      return std::vector<float>(h, h + text.size() * t.model.config.hidden);
+    };
+    Method named = m;
+    named.qfem = false;
+    Tiny fresh;
+    Contestant own = fresh.session->prepare(named);
+    EXPECT_TRUE(hidden(own.engine.get()) == hidden(c.engine.get())) << name;
     expect_in(t.log.back() + t.log[t.log.size() / 2] + c.scheme, {"QFeM"});
     ++cases;
   }
