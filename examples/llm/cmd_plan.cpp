@@ -53,11 +53,15 @@ void define_plan(CLI::App* app, Options* o) {
       ->check(CLI::NonNegativeNumber)
       ->excludes(budget);
   app->add_option("--isa", plan->isa,
-                  "cost is time at this level: scalar, avx2, avx512 or avx512vnni");
+                  "cost is time at this level: scalar, avx2, avxvnni, avx512, avx512vnni or amx");
   app->add_option("--bits", plan->bits, "activation bits an exception may have")
       ->delimiter(',')
       ->capture_default_str();
   app->add_option("--groups", plan->groups, "activation groups an exception may have")
+      ->delimiter(',');
+  app->add_option("--ranks", plan->ranks,
+                  "ranks of low-rank branches an exception may have (ASER), at the base's bits and "
+                  "at 8")
       ->delimiter(',');
   app->add_option("--windows", plan->windows, "search windows, over two thirds of the text")
       ->check(CLI::PositiveNumber)

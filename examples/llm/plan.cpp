@@ -25,6 +25,28 @@ struct Option {
   Contestant ready;  // its linears
 };
 
+// Whole layer of 4096 x 4096 at 512 tokens, ratios of bench/README.md's table: 8 bits over 4 at
+// groups of 128, float activations over 4 bits at 32. The scalar level multiplies everything at
+// about the same speed. avxvnni and amx have no kernel for float activations: avxvnni runs avx2's
+// (254 ms, its own 4 bits take 67), amx avx512vnni's (3.2 times 41 ms, its own 4 bits take 39).
+// Groups of 16: twice the conversions of 32, extrapolated from 128 and 32.
+struct LevelCost {
+  const char* isa;
+  double eight, sixteen;
+};
+
+LevelCost level_cost(const std::string& isa) {
+  static constexpr LevelCost kLevels[] = {{"scalar", 1.0, 1.0},     {"avx2", 1.11, 2.44},
+                                          {"avxvnni", 1.0, 3.79},   {"avx512", 1.09, 1.67},
+                                          {"avx512vnni", 1.0, 3.2}, {"amx", 1.0, 3.35}};
+  std::string known;
+  for (const LevelCost& level : kLevels) {
+    if (isa == level.isa) return level;
+    known += (known.empty() ? "" : ", ") + std::string(level.isa);
+  }
+  throw std::runtime_error("isa " + rrs_examples::quoted_name(isa) + " is not one of " + known);
+}
+
 std::string line(const char* format, ...) __attribute__((format(printf, 1, 2)));
 std::string line(const char* format, ...) {
   char text[400];
@@ -41,6 +63,13 @@ Method with_setting(const PlanOptions& o, const std::string& set) {
     for (const Setting& s : parse_settings("", set, ',')) settings.push_back(s);
   }
   return make_method(o.method, settings);
+}
+
+// Per MAC of the module, more than the base's branch.
+double rank_cost(const PlanOptions& o, const PlanModule& m, int rank, int base_rank) {
+  if (rank == base_rank) return 0.0;
+  const double numbers = static_cast<double>(rank - base_rank) * m.edges / m.macs;
+  return numbers * (o.isa.empty() ? 16.0 : branch_cost(o.isa));
 }
 
 double option_cost(const PlanOptions& o, const rrs::ActivationScheme& a, int base_group) {
@@ -66,6 +95,9 @@ class Planner {
     search_.assign(tokens.begin(), cut);
     held_out_.assign(cut, tokens.end());
     spread_windows(held_out_, o_.held_out_windows, o_.held_out_context);  // throws before the work
+    // Branches must not see the held-out text; without ranks, calibration is the method's own
+    // matter.
+    if (!o_.ranks.empty()) session_.use_calibration_tokens(search_);
     prepare_options();
     measure();
     const std::size_t count = o_.tolerance >= 0.0 ? count_for_tolerance() : count_for_budget();
@@ -81,18 +113,50 @@ class Planner {
     if (options_[0].method.kind != LinearKind::kRrs) {
       throw std::runtime_error("method " + o_.method + ": its activations cannot be planned");
     }
+    const std::vector<std::string> ranks = larger_ranks();
+    const std::string best = ranks.empty() ? "" : ",rank=" + ranks.back();
+    std::string most;  // bits of up to 8
     for (const std::string& bits : o_.bits) {
-      if (std::atoi(bits.c_str()) > base.bits) add_option("activation-bits=" + bits);
+      const int count = std::atoi(bits.c_str());
+      if (count <= base.bits) continue;
+      // Beyond 8 bits with the branch of the clean option, so that only the bits differ.
+      add_option("activation-bits=" + bits + (count > 8 ? best : ""));
+      if (count <= 8 && count > std::atoi(most.c_str())) most = bits;
     }
     for (const std::string& group : o_.groups) add_option("activation-group=" + group);
+    for (const std::string& rank : ranks) add_option("rank=" + rank);
+    for (std::size_t i = 0; i < ranks.size() && !most.empty(); ++i) {
+      add_option("activation-bits=" + most + ",rank=" + ranks[i]);
+    }
     if (options_.size() == 1) {
       throw std::runtime_error("options: nothing is more precise than the base, " + o_.method);
     }
     clean_ = 1;
     for (std::size_t i = 1; i < options_.size(); ++i) {
-      if (bits_of(i) <= 8 && (bits_of(i) > bits_of(clean_) || bits_of(clean_) > 8)) clean_ = i;
+      const bool more = bits_of(i) > bits_of(clean_) ||
+                        (bits_of(i) == bits_of(clean_) && rank_of(i) > rank_of(clean_));
+      if (bits_of(i) <= 8 && (more || bits_of(clean_) > 8)) clean_ = i;
     }
-    if (bits_of(clean_) == bits_of(0)) clean_ = options_.size() - 1;  // groups only
+    // Groups only.
+    if (bits_of(clean_) == bits_of(0) && ranks.empty()) clean_ = options_.size() - 1;
+  }
+
+  // Of the ranks to try: those above the base's, smallest first.
+  std::vector<std::string> larger_ranks() const {
+    std::vector<int> values;
+    for (const std::string& rank : o_.ranks) {
+      LinearPlan probe;
+      apply_setting(Setting{"", "rank", rank}, &probe);  // throws
+      if (probe.weight.aser.rank > rank_of(0)) values.push_back(probe.weight.aser.rank);
+    }
+    std::sort(values.begin(), values.end());
+    std::vector<std::string> texts;
+    for (const int value : values) texts.push_back(std::to_string(value));
+    return texts;
+  }
+
+  int rank_of(std::size_t option) const {
+    return options_[option].method.plan(0, 0).weight.aser.rank;
   }
 
   void add_option(const std::string& set) {
@@ -163,7 +227,8 @@ class Planner {
       const int base_group = activation(0).group;
       for (std::size_t i = 0; i < columns_.size(); ++i) {
         const rrs::ActivationScheme a = activation(columns_[i]);
-        cost.push_back(option_cost(o_, a, base_group));
+        cost.push_back(option_cost(o_, a, base_group) +
+                       rank_cost(o_, modules_[m], rank_of(columns_[i]), rank_of(0)));
         damage.push_back(i < tried.size() ? d.mean[m][i] : sixteen);
         if (a.bits == rrs::kActivationFloat && columns_[i] != clean_) {
           sixteen = damage.back();
@@ -330,26 +395,13 @@ class Planner {
 }  // namespace
 
 double kernel_cost(const std::string& isa, const rrs::ActivationScheme& a) {
-  // Whole layer of 4096 x 4096 at 512 tokens, ratios of bench/README.md's table: 8 bits over 4 at
-  // groups of 128, float activations over 4 bits at 32. The scalar level multiplies everything at
-  // about the same speed. Groups of 16: twice the conversions of 32, extrapolated from 128 and 32.
-  struct Row {
-    const char* isa;
-    double eight, sixteen;
-  };
-  static constexpr Row kRows[] = {
-      {"scalar", 1.0, 1.0}, {"avx2", 1.11, 2.44}, {"avx512", 1.09, 1.67}, {"avx512vnni", 1.0, 3.2}};
   constexpr double kGroup16 = 1.3;
-  std::string known;
-  for (const Row& row : kRows) {
-    if (isa == row.isa) {
-      const double relative = a.bits <= 4 ? 1.0 : a.bits <= 8 ? row.eight : row.sixteen;
-      return 4.0 * relative * (a.group == 16 && a.bits <= 8 ? kGroup16 : 1.0);
-    }
-    known += (known.empty() ? "" : ", ") + std::string(row.isa);
-  }
-  throw std::runtime_error("isa " + rrs_examples::quoted_name(isa) + " is not one of " + known);
+  const LevelCost level = level_cost(isa);
+  const double relative = a.bits <= 4 ? 1.0 : a.bits <= 8 ? level.eight : level.sixteen;
+  return 4.0 * relative * (a.group == 16 && a.bits <= 8 ? kGroup16 : 1.0);
 }
+
+double branch_cost(const std::string& isa) { return 4.0 * level_cost(isa).sixteen; }
 
 PlanResult make_plan(Session* session, const std::vector<TokenId>& tokens,
                      const PlanOptions& options, const PlanProgress& progress) {
@@ -362,6 +414,11 @@ PlanResult make_plan(Session* session, const std::vector<TokenId>& tokens,
                                   options.context, options.held_out_context, longest));
   }
   if (!options.isa.empty()) kernel_cost(options.isa, rrs::ActivationScheme{});
+  if (tokens.size() > 1 && std::count(tokens.begin(), tokens.end(), tokens.front()) ==
+                               static_cast<std::ptrdiff_t>(tokens.size())) {
+    throw std::runtime_error(
+        line("calibration: the text is one token, %d, over and over", tokens.front()));
+  }
   return Planner(session, options, progress).run(tokens);
 }
 

@@ -1,5 +1,6 @@
 #pragma once
-// Precision plan: activation bits (and groups) per module for the least KL divergence at a budget.
+// Precision plan: activation bits (and groups, and low ranks) per module for the least KL
+// divergence at a budget.
 //
 // From: Session, a calibration text; to: a Recipe and a report. 1. The base method and each option
 // are prepared uniformly (they share the weights). 2. Two thirds of the text: damage of every
@@ -9,7 +10,12 @@
 // is not below the base's is thrown away: the recipe is then the base method, with the log.
 // Cost of an option: activation bits, plus 16 / group - 16 / group of the base (a scale in 16
 // bits); with an ISA level, 4 times the time of its kernel over that of 4-bit activations in groups
-// of 32. Means are over MACs.
+// of 32. A low-rank branch of rank r adds 16 r (N + K) / (N K) bits per weight; with a level, its
+// r (N + K) float multiplications. Means are over MACs.
+// With ranks the most precise module has the largest of them as well, and damages are measured from
+// a model of such modules: what a module without its branch does to the predictions is then damage
+// like that of fewer bits. Ranks are tried at the base's bits and at the most of up to 8. Branches
+// come from the first two thirds of the text, like the search.
 
 #include <cstddef>
 #include <functional>
@@ -30,6 +36,7 @@ struct PlanOptions {
   std::string isa;                // "": bits count
   std::vector<std::string> bits{"8", "16"};
   std::vector<std::string> groups;  // activation groups to try at the base's bits
+  std::vector<std::string> ranks;   // low ranks to try; those above the base's
   std::size_t windows = 4;
   std::size_t context = 256;
   std::size_t held_out_windows = 12;
@@ -49,5 +56,7 @@ PlanResult make_plan(Session* session, const std::vector<TokenId>& tokens,
 // Declared time per MAC of a level's kernel, relative to 4-bit activations in groups of 32.
 // Throws for a level that has none.
 double kernel_cost(const std::string& isa, const rrs::ActivationScheme& activation);
+// The same of a branch's multiplications, in float.
+double branch_cost(const std::string& isa);
 
 }  // namespace rrs_llm

@@ -132,6 +132,8 @@ std::vector<PlanModule> plan_modules(const ModelConfig& c) {
   const double hidden = static_cast<double>(c.hidden), ffn = static_cast<double>(c.ffn);
   const double macs[kInputsPerLayer] = {hidden * (heads + 2.0 * kv), heads * hidden,
                                         2.0 * hidden * ffn, ffn * hidden};
+  const double edges[kInputsPerLayer] = {3.0 * hidden + heads + 2.0 * kv, heads + hidden,
+                                         2.0 * (hidden + ffn), ffn + hidden};
   std::vector<PlanModule> modules;
   for (std::size_t layer = 0; layer < c.layers; ++layer) {
     for (std::size_t input = 0; input < kInputsPerLayer; ++input) {
@@ -139,6 +141,7 @@ std::vector<PlanModule> plan_modules(const ModelConfig& c) {
       m.layer = layer;
       m.input = input;
       m.macs = macs[input];
+      m.edges = edges[input];
       for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
         if (input_of(l) == input) m.linears.push_back(l);
       }

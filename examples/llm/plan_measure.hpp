@@ -29,6 +29,7 @@ struct PlanModule {
   std::string name;                  // "blk.3.ffn_up": its last linear's
   std::vector<std::size_t> linears;  // in a layer
   double macs = 0.0;                 // per token
+  double edges = 0.0;                // sum of N + K: numbers (and MACs) of a branch of rank 1
 };
 std::vector<PlanModule> plan_modules(const ModelConfig& config);
 

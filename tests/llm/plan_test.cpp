@@ -183,6 +183,13 @@ TEST(Plan, ToleranceGroupsAndKernelCosts) {
   a.bits = 8;
   EXPECT_EQ(kernel_cost("avx512vnni", a), 4.0);
   EXPECT_GT(kernel_cost("avx2", a), 4.0);
+  for (const char* isa : {"amx", "avxvnni"}) {  // a byte costs what a nibble costs
+    EXPECT_EQ(kernel_cost(isa, a), 4.0);
+    a.bits = rrs::kActivationFloat;
+    EXPECT_GT(kernel_cost(isa, a), 12.0);
+    EXPECT_EQ(branch_cost(isa), kernel_cost(isa, a));
+    a.bits = 8;
+  }
   expect_in(refusal([&] { kernel_cost("sse", a); }), {"'sse'", "avx2"});
   o.isa = "avx512vnni";
   o.budget = 4.0;
@@ -190,6 +197,45 @@ TEST(Plan, ToleranceGroupsAndKernelCosts) {
   const Recipe free = p.plan(o).recipe;
   EXPECT_EQ(free.cost, "avx512vnni");
   EXPECT_NEAR(free.mean_cost, 4.0, 1e-9);
+}
+
+// A branch is an exception like any other: it costs its numbers, and is in the recipe and the
+// model.
+TEST(Plan, LowRanksAreBoughtForWhatTheyCost) {
+  Planned p;
+  PlanOptions o = p.options(7.0);
+  o.bits = {"8"};
+  o.ranks = {"8", "4"};
+  const PlanResult result = p.plan(o);
+  const Recipe& r = result.recipe;
+  ASSERT_FALSE(r.log.empty());
+  expect_in(result.report, {"rank=4", "rank=8"});
+  const Method m = recipe_method(r, "", {});
+  double cost = 0.0, macs = 0.0;
+  std::size_t branches = 0;
+  for (const PlanModule& module : plan_modules(p.model.config)) {
+    const LinearPlan plan = m.plan(module.layer, module.linears.front());
+    double numbers = 0.0, weights = 0.0;
+    for (const std::size_t l : module.linears) {
+      const TensorInfo info = *p.session->model().info(linear_name(module.layer, l));
+      numbers += static_cast<double>(info.rows + info.columns);
+      weights += static_cast<double>(info.rows * info.columns);
+      EXPECT_EQ(m.plan(module.layer, l).weight.aser.rank, plan.weight.aser.rank);
+    }
+    EXPECT_EQ(module.edges, numbers);
+    const int rank = plan.weight.aser.rank;
+    branches += rank > 0 ? 1u : 0u;
+    cost += module.macs * (plan.scheme.activation.bits + 16.0 * rank * numbers / weights);
+    macs += module.macs;
+  }
+  EXPECT_NEAR(cost / macs, r.mean_cost, 1e-9);
+  EXPECT_LE(r.mean_cost, 7.0 + 1e-9);
+  EXPECT_TRUE(r.settings.empty() || branches > 0);
+  // Larger than the layer: refused by name, before anything is measured.
+  o.ranks = {"4096"};
+  expect_in(refusal([&] { p.plan(o); }), {"rank"});
+  o.ranks = {"-1"};
+  expect_in(refusal([&] { p.plan(o); }), {"rank", "-1"});
 }
 
 TEST(Plan, RefusesWhatCannotBePlanned) {
