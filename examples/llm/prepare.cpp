@@ -203,7 +203,7 @@ const InputChannels& LinearMaker::channels(std::size_t layer, std::size_t linear
 InputChannels LinearMaker::running_channels(std::size_t layer, std::size_t linear,
                                             const LinearPlan& plan) {
   InputChannels c = channels(layer, linear);
-  c.folded = plan.weight.fold && follows_norm(input_of(linear));
+  c.folded = comes_divided(plan, linear);
   return c;
 }
 
@@ -389,11 +389,13 @@ std::unique_ptr<Linear> LinearMaker::make(std::size_t layer, std::size_t linear)
   const bool native = plan.kind == LinearKind::kNative;
   const InputChannels in = native ? InputChannels{} : running_channels(layer, linear, plan);
   const std::string key = store_key(name, plan, in);
+  // Not GPTAQ's: they depend on all linears before them, which the key does not name.
+  WeightStore* store = plan.weight.solver == Solver::kGptaq ? nullptr : options_.store;
   std::shared_ptr<const rrs::PreparedWeight> weight;
-  if (options_.store != nullptr) weight = options_.store->find(key);
+  if (store != nullptr) weight = store->find(key);
   if (weight == nullptr) {
     weight = pack(layer, linear, plan);
-    if (options_.store != nullptr) options_.store->put(key, weight);
+    if (store != nullptr) store->put(key, weight);
   }
   tell_stream(layer, linear, plan, weight);
   if (plan.kind == LinearKind::kSimulatedRs) return make_simulated_rs_linear(name, *weight);

@@ -52,6 +52,11 @@ struct PrepareOptions {
   std::function<void(const std::string& line)> note;
 };
 
+// Whether the norm before a linear does its division.
+inline bool comes_divided(const LinearPlan& plan, std::size_t linear) noexcept {
+  return plan.weight.fold && follows_norm(input_of(linear));
+}
+
 // Makes linears one by one; what linears of one input share is made once while they come in order.
 class LinearMaker {
  public:

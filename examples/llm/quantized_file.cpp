@@ -364,8 +364,7 @@ QuantizedFile open_quantized(const std::string& path, const ModelSource& model) 
         linears[l] = make_float_linear(name, model.read(name), static_cast<std::int64_t>(info.rows),
                                        static_cast<std::int64_t>(info.columns));
       } else {
-        const bool folded = plan.weight.fold && follows_norm(input_of(l));
-        linears[l] = map_linear(file, model, name, folded);
+        linears[l] = map_linear(file, model, name, comes_divided(plan, l));
       }
     }
     q.linears.push_back(assemble_layer(std::move(linears)));

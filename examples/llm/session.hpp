@@ -68,7 +68,7 @@ class Session {
  private:
   struct Resolved {
     Method method;
-    LinearStack linears;  // of a method with +qfem: the search had them all; else empty
+    LinearStack linears;  // with +qfem, what the search had prepared; empty: to be prepared
   };
   Resolved resolve_linears(const Method& method);
 

@@ -62,7 +62,8 @@ std::shared_ptr<const Prefix> Session::prefix(const Method& method) {
 }
 
 // Plain and exempt linears are prepared once each. The method's own are a choice from them, module
-// by module: a linear's settings are those of one or of the other, and siblings go together.
+// by module: a linear's settings are those of one or of the other, and siblings go together. Not so
+// with GPTAQ, whose linears depend on those before them: there the choice must be prepared itself.
 Session::Resolved Session::resolve_linears(const Method& method) {
   if (!method.qfem) return {method, {}};
   const std::shared_ptr<const Prefix> prefixed = prefix(method);
@@ -83,7 +84,9 @@ Session::Resolved Session::resolve_linears(const Method& method) {
   few.windows = options_.spikes.search_windows;
   const rrs::Exemptions found = find_exemptions(search, windows_of(calibration_tokens(), few, room),
                                                 *pool_, options_.spike_log);
-  return {with_exemptions(method, found.exempt), mixed_linears(search, found.exempt)};
+  const Method chosen = with_exemptions(method, found.exempt);
+  if (chosen.needs_stream()) return {chosen, {}};
+  return {chosen, mixed_linears(search, found.exempt)};
 }
 
 Method Session::resolve(const Method& method) { return resolve_linears(method).method; }

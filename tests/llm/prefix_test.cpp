@@ -345,8 +345,9 @@ TEST(Spikes, TheSearchedPrefixIsBosAndTwoTokensOfTheText) {
 TEST(Spikes, ExemptModulesAreNamedInTheSettingsAndRunWide) {
   Tiny t;
   int cases = 0;
-  for (const char* name : {"rrs+qfem@qfem-tolerance=0.0001", "rrs_published+qfem@qfem-bits=8",
-                           "smoothquant_w8a8_tensor+qfem+qfep"}) {
+  for (const char* name :
+       {"rrs+qfem@qfem-tolerance=0.0001", "rrs_published+qfem@qfem-bits=8",
+        "smoothquant_w8a8_tensor+qfem+qfep", "rrs-gptaq+qfem@qfem-tolerance=0.0001"}) {
     const Method asked = make_method(name, {});
     const Method m = t.session->resolve(asked);
     Contestant c = t.session->prepare(asked);
@@ -378,7 +379,7 @@ TEST(Spikes, ExemptModulesAreNamedInTheSettingsAndRunWide) {
     expect_in(t.log.back() + t.log[t.log.size() / 2] + c.scheme, {"QFeM"});
     ++cases;
   }
-  EXPECT_EQ(cases, 3);
+  EXPECT_EQ(cases, 4);
 }
 
 TEST(Spikes, PerplexityOfWindowsIsThePerplexityTables) {
