@@ -13,24 +13,8 @@ namespace {
 using namespace rrs_llm;
 using namespace rrs_llm_test;
 
-struct Tiny {
-  TempFolder folder;
-  TinyModel model = tiny_model(Architecture::kLlama, true);
-  std::string path = write_tiny_gguf(model, folder);
-  std::string out = folder.file("out.safetensors");
-  std::vector<TokenId> tokens = random_tokens(model, 30, 17);
-  Calibration calibration = tiny_calibration(path, model);
-  std::unique_ptr<ModelSource> source = open_model(path);
-  ThreadPool pool{1};
-
-  LinearStack stack(const std::string& method) const {
-    PrepareOptions options;
-    options.calibration = &calibration;
-    return prepare_linears(*source, make_method(method, {}), options, pool);
-  }
-  std::vector<std::vector<float>> logits(const std::string& method, int threads = 1) const {
-    return TinyEngine(path, method, 16, threads, &calibration).logits(tokens);
-  }
+struct Tiny : TinyMethods {
+  Tiny() { calibration = tiny_calibration(path, model); }
   std::string error_of(const std::string& method, bool file) const {
     try {
       PrepareOptions options;
@@ -73,15 +57,6 @@ TEST(Aser, EveryLinearGetsItsBranch) {
                 2 * 8 * (w.n + w.k));
     }
   }
-}
-
-std::vector<float> applied(const Linear& linear, InputCache* input, const ThreadPool& pool) {
-  std::vector<float> y(static_cast<std::size_t>(input->rows() * linear.packed()->n));
-  LinearOutput out;
-  out.y = y.data();
-  out.stride = linear.packed()->n;
-  linear.apply(*input, out, pool);
-  return y;
 }
 
 TEST(Aser, SiblingsArePreparedOnceAndStrangersAnew) {

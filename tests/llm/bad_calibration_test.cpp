@@ -6,30 +6,19 @@
 #include "../../examples/llm/commands.hpp"
 #include "../../examples/llm/quantized_file.hpp"
 #include "../../examples/llm/recipe.hpp"
-#include "engine_support.hpp"
+#include "calibrated.hpp"
 
 namespace {
 
 using namespace rrs_llm;
 using namespace rrs_llm_test;
 
-struct Bad {
-  TempFolder folder;
-  TinyModel model = tiny_model(Architecture::kLlama, true);
-  std::string path = write_tiny_gguf(model, folder);
-  std::string out = folder.file("out");
-  std::string good;
-
-  Bad() {
-    std::string words;
-    for (int i = 0; i < 900; ++i) words += " the hello " + std::to_string(i * 7919 % 1000);
-    good = folder.write("good.txt", words);
-  }
+struct Bad : QuantizeProgram {
   // The error that the command prints; fails unless it fails and leaves the folder as it was.
   std::string error_of(std::vector<std::string> arguments) const {
-    const std::vector<std::string> files = folder.list();
+    const std::vector<std::string> files = c.folder.list();
     arguments.insert(arguments.begin(), {"rrs-llm"});
-    arguments.insert(arguments.end(), {"--model", path, "--threads", "1"});
+    arguments.insert(arguments.end(), {"--model", c.path, "--threads", "1"});
     std::vector<const char*> words;
     for (const std::string& a : arguments) words.push_back(a.c_str());
     ::testing::internal::CaptureStderr();
@@ -37,16 +26,16 @@ struct Bad {
     std::fflush(stderr);
     const std::string error = ::testing::internal::GetCapturedStderr();
     EXPECT_NE(code, 0) << arguments[1];
-    EXPECT_EQ(folder.list(), files) << arguments[1];
+    EXPECT_EQ(c.folder.list(), files) << arguments[1];
     return error;
   }
 };
 
 TEST(BadCalibration, TextsAreNamedByEveryCommand) {
   const Bad b;
-  const std::string empty = b.folder.write("empty.txt", ""),
-                    brief = b.folder.write("brief.txt", " the"),
-                    same = b.folder.write("same.txt", std::string(5000, 'z'));
+  const std::string empty = b.c.folder.write("empty.txt", ""),
+                    brief = b.c.folder.write("brief.txt", " the"),
+                    same = b.c.folder.write("same.txt", std::string(5000, 'z'));
   int cases = 0;
   for (const char* method : {"rrs-gptq", "rrs-gptaq", "rrs-zigzag", "rrs+aser@rank=8",
                              "smoothquant-w8a8@alpha=search@fold=1"}) {
@@ -71,18 +60,18 @@ TEST(BadCalibration, TextsAreNamedByEveryCommand) {
 TEST(BadCalibration, RanksAboveTheLayersAndRecipesForOthersWriteNothing) {
   const Bad b;
   expect_in(b.error_of({"quantize", "--method", "rrs+aser@rank=4096", "--calibration-windows", "1",
-                        "--calibration", b.good, "--out", b.out}),
+                        "--calibration", b.text, "--out", b.out}),
             {"rank", "4096"});
   Recipe other;
   other.model = "0123456789abcdef";
   other.method = "rrs-gptq";
-  const std::string recipe = b.folder.write("r.json", recipe_text(other));
+  const std::string recipe = b.c.folder.write("r.json", recipe_text(other));
   for (const std::vector<std::string>& command :
        {std::vector<std::string>{"quantize", "--out", b.out},
-        std::vector<std::string>{"perplexity", "--text", b.good, "--context", "64", "--json",
+        std::vector<std::string>{"perplexity", "--text", b.text, "--context", "64", "--json",
                                  b.out}}) {
     std::vector<std::string> all = command;
-    all.insert(all.end(), {"--calibration", b.good, "--recipe", recipe});
+    all.insert(all.end(), {"--calibration", b.text, "--recipe", recipe});
     expect_in(b.error_of(all), {"another model", "0123456789abcdef"});
   }
 }
@@ -90,9 +79,9 @@ TEST(BadCalibration, RanksAboveTheLayersAndRecipesForOthersWriteNothing) {
 // A Hessian that no damping mends, as from a statistics file that somebody changed.
 TEST(BadCalibration, AnIndefiniteHessianIsNamedAndWritesNothing) {
   const Bad b;
-  Calibration c = tiny_calibration(b.path, b.model);
+  Calibration c = tiny_calibration(b.c.path, b.c.model);
   auto file = std::make_shared<StatisticsFile>("", 1, false);
-  for (std::size_t layer = 0; layer < b.model.config.layers; ++layer) {
+  for (std::size_t layer = 0; layer < b.c.model.config.layers; ++layer) {
     LayerStatistics s = c.layers[layer];
     for (std::size_t i = 0; i < kInputsPerLayer; ++i) {
       s[i].hessian = c.hessian(layer, i);
@@ -104,17 +93,17 @@ TEST(BadCalibration, AnIndefiniteHessianIsNamedAndWritesNothing) {
     file->append(s);
   }
   c.file = file;
-  const auto source = open_model(b.path);
+  const auto source = open_model(b.c.path);
   const ThreadPool pool(1);
   PrepareOptions options;
   options.calibration = &c;
-  const std::vector<std::string> files = b.folder.list();
+  const std::vector<std::string> files = b.c.folder.list();
   // Not rotated: a rotation would add up what the off-diagonal elements say.
   for (const char* method : {"rtn-gptq", "rtn+aser@rank=8"}) {
     expect_in(
         refusal([&] { write_quantized(*source, make_method(method, {}), options, pool, b.out); }),
         {"blk.1.attn_q", "positive definite"});
-    EXPECT_EQ(b.folder.list(), files) << method;
+    EXPECT_EQ(b.c.folder.list(), files) << method;
   }
 }
 

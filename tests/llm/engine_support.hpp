@@ -92,4 +92,46 @@ inline double worst_difference(const std::vector<std::vector<float>>& rows,
   return worst;
 }
 
+// Y [rows][N] of a linear on the input that the cache is set to.
+inline std::vector<float> applied(const rrs_llm::Linear& linear, rrs_llm::InputCache* input,
+                                  const rrs_llm::ThreadPool& pool) {
+  const std::int64_t n = linear.packed()->n;
+  std::vector<float> y(static_cast<std::size_t>(input->rows() * n));
+  rrs_llm::LinearOutput out;
+  out.y = y.data();
+  out.stride = n;
+  linear.apply(*input, out, pool);
+  return y;
+}
+
+// The same on x [rows][K].
+inline std::vector<float> applied(const rrs_llm::Linear& linear, const std::vector<float>& x,
+                                  const rrs_llm::ThreadPool& pool) {
+  rrs_llm::InputCache input;
+  const std::int64_t k = linear.packed()->k;
+  input.set(x.data(), static_cast<std::int64_t>(x.size()) / k, k);
+  return applied(linear, &input, pool);
+}
+
+// A tiny model with what its calibration gave, and methods prepared from both.
+struct TinyMethods {
+  TempFolder folder;
+  TinyModel model = tiny_model(rrs_llm::Architecture::kLlama, true);
+  std::string path = write_tiny_gguf(model, folder);
+  std::string out = folder.file("out.safetensors");
+  std::vector<rrs_llm::TokenId> tokens = random_tokens(model, 30, 17);
+  rrs_llm::Calibration calibration;  // empty: for the derived to fill
+  std::unique_ptr<rrs_llm::ModelSource> source = rrs_llm::open_model(path);
+  rrs_llm::ThreadPool pool{1};
+
+  rrs_llm::LinearStack stack(const std::string& method) const {
+    rrs_llm::PrepareOptions options;
+    options.calibration = &calibration;
+    return rrs_llm::prepare_linears(*source, rrs_llm::make_method(method, {}), options, pool);
+  }
+  std::vector<std::vector<float>> logits(const std::string& method, int threads = 1) const {
+    return TinyEngine(path, method, 16, threads, &calibration).logits(tokens);
+  }
+};
+
 }  // namespace rrs_llm_test

@@ -62,18 +62,6 @@ class AllLinears : public ::testing::Test {
     fp.engine->forward(tokens, &sequence);
   }
 
-  // What a linear makes of the recorded input: Y [tokens][n].
-  std::vector<float> run(const Linear& linear, const std::vector<float>& x, std::int64_t n) {
-    std::vector<float> y(static_cast<std::size_t>(kTokens * n));
-    InputCache cache;
-    cache.set(x.data(), kTokens, static_cast<std::int64_t>(x.size()) / kTokens);
-    LinearOutput out;
-    out.y = y.data();
-    out.stride = n;
-    linear.apply(cache, out, session->pool());
-    return y;
-  }
-
   // Divided and rotated rows as the library makes them, in f32.
   static std::vector<float> rotated(std::vector<float> x, const std::vector<float>& divisor,
                                     const rrs::Scheme& scheme) {
@@ -121,7 +109,7 @@ class AllLinears : public ::testing::Test {
     if (scheme.activation.bits == rrs::kActivationFloat) return basis;
     const auto weight = identity(k, scheme, fingerprint);
     const auto linear = make_rrs_linear("identity", weight->view(), scheme, channels, weight);
-    const std::vector<float> got = run(*linear, x, k);
+    const std::vector<float> got = applied(*linear, x, session->pool());
     rrs::Scheme plain = scheme;
     plain.rotation.kind = rrs::RotationKind::kNone;
     plain.rotation.random_signs = false;
@@ -189,7 +177,7 @@ class AllLinears : public ::testing::Test {
         if (l != kK && l != kV && l != kUp) {
           x_hat = check_codes(x, channels, scheme, w.channels_fingerprint, &counts);
         }
-        check_outputs(run(*linear, x, w.n), x_hat, w,
+        check_outputs(applied(*linear, x, session->pool()), x_hat, w,
                       scheme.activation.bits == rrs::kActivationFloat, &counts);
         ++counts.linears;
       }

@@ -100,13 +100,7 @@ TEST_F(SmolLm2Engine, EveryLinearAgreesWithTheReferenceFromItsOwnInput) {
         const auto linear = maker.make(layer, l);
         const rrs::WeightView& w = *linear->packed();
         const std::vector<float>& x = inputs.at({layer, input_of(l)});
-        std::vector<float> y(static_cast<std::size_t>(kTokens * w.n));
-        InputCache cache;
-        cache.set(x.data(), kTokens, w.k);
-        LinearOutput out;
-        out.y = y.data();
-        out.stride = w.n;
-        linear->apply(cache, out, session->pool());
+        const std::vector<float> y = applied(*linear, x, session->pool());
         rrs::Scheme scheme = method.plan(layer, l).scheme;
         std::vector<float> basis = x;
         if (scheme.activation.bits == rrs::kActivationFloat) {

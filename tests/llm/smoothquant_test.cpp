@@ -15,16 +15,8 @@ using namespace rrs_llm_test;
 
 using Logits = std::vector<std::vector<float>>;
 
-struct Tiny {
-  TempFolder folder;
-  TinyModel model = tiny_model(Architecture::kLlama, true);
-  std::string path = write_tiny_gguf(model, folder);
-  std::string out = folder.file("out.safetensors");
-  std::vector<TokenId> tokens = random_tokens(model, 30, 17);
-  Calibration calibration = calibrated(16);
-  std::unique_ptr<ModelSource> source = open_model(path);
-  ThreadPool pool{1};
-
+struct Tiny : TinyMethods {
+  Tiny() { calibration = calibrated(16); }
   Calibration calibrated(std::size_t rows, int threads = 1, const std::string& file = "",
                          bool resume = false) const {
     TinyEngine fp(path, "fp", 16, threads);
@@ -37,14 +29,7 @@ struct Tiny {
     options.resume = resume;
     return calibrate(fp.engine.get(), random_tokens(model, 41, 99), options);
   }
-  LinearStack stack(const std::string& method) const {
-    PrepareOptions options;
-    options.calibration = &calibration;
-    return prepare_linears(*source, make_method(method, {}), options, pool);
-  }
-  Logits logits(const std::string& method, int threads = 1) const {
-    return TinyEngine(path, method, 16, threads, &calibration).logits(tokens);
-  }
+  using TinyMethods::logits;
   Logits logits(LinearStack linears) const {
     TinyEngine tiny(path, "fp");
     tiny.engine = std::make_unique<Engine>(std::make_shared<const ModelParts>(*tiny.source),
@@ -135,20 +120,6 @@ TEST(SmoothQuantMethod, SearchedAlphaIsTheLibrarysForAllSiblings) {
   EXPECT_TRUE(t.logits("smoothquant-w8a8") != searched);
   EXPECT_TRUE(t.logits("smoothquant-w8a8@alpha=0.5") == t.logits("smoothquant-w8a8"));
   EXPECT_TRUE(t.logits("smoothquant-w8a8@alpha=0.6") != t.logits("smoothquant-w8a8"));
-}
-
-// Y of a linear on its own input.
-std::vector<float> applied(const Linear& linear, const std::vector<float>& x, const ThreadPool& p) {
-  const rrs::WeightView& w = *linear.packed();
-  const std::int64_t rows = static_cast<std::int64_t>(x.size()) / w.k;
-  std::vector<float> y(static_cast<std::size_t>(rows * w.n));
-  InputCache cache;
-  cache.set(x.data(), rows, w.k);
-  LinearOutput out;
-  out.y = y.data();
-  out.stride = w.n;
-  linear.apply(cache, out, p);
-  return y;
 }
 
 // Given x / s, a folded linear makes the bits that the other makes of x; o and down are not folded.
