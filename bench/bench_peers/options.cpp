@@ -7,6 +7,7 @@ namespace {
 
 constexpr const char* kUsage =
     "usage: bench_peers [--table] [--sweep] [--decode] [--scaling] [--transforms] [--all]\n"
+    "                   [--other PROGRAM]   the same kernels in another build of bench_peers\n"
     "  without any of these: --table\n"
     "  --m 512,128,8,1   --k 4096  --n 4096   shapes of the table\n"
     "  --peers rrs,openblas,eigen,onednn,ggml   --methods rrs_g128,sgemm,u8s8,Q4_0,...\n"
@@ -22,6 +23,7 @@ PeerOptions parse_peer_options(int argc, char** argv) {
   Flags flags(argc, argv, kUsage);
   PeerOptions o;
   o.worker = flags.text("worker", "");
+  o.other = flags.text("other", "");
   o.threads = static_cast<int>(flags.integer("threads", 1));
   o.m = flags.integers("m", "512,128,8,1");
   o.k = flags.integer("k", 4096);
@@ -37,7 +39,8 @@ PeerOptions parse_peer_options(int argc, char** argv) {
   o.scaling = flags.given("scaling") || all;
   o.transforms = flags.given("transforms") || all;
   o.table = flags.given("table") || all;
-  o.table = o.table || !(o.sweep || o.decode || o.scaling || o.transforms);
+  const bool parts = o.sweep || o.decode || o.scaling || o.transforms || !o.other.empty();
+  o.table = o.table || !parts;
   o.sweep_rows = flags.integer("sweep-rows", 64);
   o.dram_bytes = flags.integer("dram-mb", 1024) * kMegabyte;
   o.cache_bytes = flags.integer("cache-mb", 24) * kMegabyte;

@@ -11,6 +11,7 @@ namespace rrs_bench {
 
 struct PeerOptions {
   std::string worker;  // not empty: serve as this peer
+  std::string other;   // another build of this program to compare the kernels with
   int threads = 1;
   std::vector<std::int64_t> m;
   std::int64_t k = 0;

@@ -22,6 +22,9 @@ std::vector<Target> run_scaling(const PeerOptions& o, JsonRecords* records);
 // Fast Walsh-Hadamard transforms against memcpy of the same row in L1.
 std::vector<Target> run_transforms(const PeerOptions& o, JsonRecords* records);
 
+// Every kernel of this build against the same one of --other, e.g. built by another compiler.
+void run_builds(const PeerOptions& o, JsonRecords* records);
+
 // The roofline of the measured cases.
 struct CaseResult {
   Case problem;

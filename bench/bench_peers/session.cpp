@@ -23,7 +23,7 @@ namespace {
   setenv("OMP_NUM_THREADS", count.c_str(), 1);
   setenv("OPENBLAS_NUM_THREADS", count.c_str(), 1);
   for (const auto& [name, value] : spec.environment) setenv(name.c_str(), value.c_str(), 1);
-  const std::string program = detail::own_path();
+  const std::string program = spec.program.empty() ? detail::own_path() : spec.program;
   execl(program.c_str(), "bench_peers", "--worker", spec.peer.c_str(), "--threads", count.c_str(),
         static_cast<char*>(nullptr));
   _exit(127);

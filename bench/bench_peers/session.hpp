@@ -19,6 +19,7 @@ struct PeerSpec {
   std::string label;  // shown in tables
   std::string peer;
   std::vector<std::pair<std::string, std::string>> environment;
+  std::string program = {};  // another build of bench_peers; empty: this one
 };
 
 struct SubjectInfo {
