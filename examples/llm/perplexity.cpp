@@ -195,6 +195,7 @@ MethodRecord make_record(const Contestant& c, Tally* tally, std::size_t context)
   r.kv_bits = c.kv_bits;
   r.prepare_seconds = c.prepare_seconds;
   r.windows = tally->window_nll.size();
+  r.window_nll = tally->window_nll;
   r.context = context;
   finish_perplexity(tally->window_nll, &r);
   finish_comparison(tally, &r);

@@ -37,6 +37,7 @@ struct MethodRecord {
   double ratio = 1.0;           // to fp
   double kld_mean = 0.0;
   double kld_p99 = 0.0;
+  std::vector<double> window_nll;  // mean of each window: e to the mean of some is their perplexity
   std::vector<double> window_kld;  // mean of each window
   double top1 = 1.0;               // share of positions whose most likely token is fp's
   double bits_per_weight = 0.0;

@@ -60,6 +60,7 @@ std::string records_json(const std::vector<MethodRecord>& records) {
                      {"linears", linears},
                      {"standard_error", r.standard_error},
                      {"windows", r.windows},
+                     {"window_nll", r.window_nll},
                      {"context", r.context},
                      {"kv_bits", r.kv_bits},
                      {"scheme", r.scheme},

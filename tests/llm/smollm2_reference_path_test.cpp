@@ -96,7 +96,17 @@ Contestant simulated(Session* session, const Contestant& real, const Method& met
   return c;
 }
 
-TEST(SmolLm2ReferencePath, WholeModelPerplexityAgrees) {
+struct Limit {
+  const char* method;
+  double windows_20;  // relative difference of the perplexities over 20 windows of 2048
+  double short_text;  // over one of 128
+};
+
+void PrintTo(const Limit& limit, std::ostream* out) { *out << limit.method; }
+
+class SmolLm2ReferencePath : public testing::TestWithParam<Limit> {};
+
+TEST_P(SmolLm2ReferencePath, WholeModelPerplexityAgrees) {
   const std::string text = std::string(RRS_SOURCE_DIR) + "/examples/data/wiki.test.raw";
   if (!std::filesystem::exists(model_path()) || !std::filesystem::exists(text)) {
     GTEST_SKIP() << "no " << model_path() << " (examples/llm/fetch_smollm2.sh brings it) or no "
@@ -109,27 +119,31 @@ TEST(SmolLm2ReferencePath, WholeModelPerplexityAgrees) {
   options.model = model_path();
   Session session(options);
   const std::vector<TokenId> tokens = session.tokens_of_file(text);
-  // Four-bit rounding is chaotic: last-bit differences decorrelate it. 2 % over 20 windows; over
-  // 127 tokens the spread alone is about 5 %.
-  const double a4 = windows >= 20 ? 0.02 : 0.15;
-  const std::pair<const char*, double> limits[] = {
-      {"fp", 0.001}, {"rrs_w4a16", 0.001}, {"rrs", a4}};
-  for (const auto& [name, limit] : limits) {
-    std::vector<Setting> quick;
-    const bool fp = std::string(name) == "fp";
-    if (!fp) quick.push_back(Setting{"", "weight-scale", "absmax"});  // any codes will do
-    const Method method = make_method(name, quick);
-    std::vector<Contestant> both;
-    both.push_back(session.prepare(method, 16));
-    both.push_back(simulated(&session, both[0], method));
-    const auto records =
-        measure_perplexity(both, tokens, windows, context, session.pool(), nullptr);
-    const double ratio = records[0].perplexity / records[1].perplexity;
-    std::printf("%-10s %zu windows of %zu: %.4f, reference path %.4f, %+.3f %%\n", name, windows,
-                context, records[0].perplexity, records[1].perplexity, 100.0 * (ratio - 1.0));
-    EXPECT_LT(std::abs(ratio - 1.0), limit) << name;
-    EXPECT_TRUE(std::isfinite(ratio));
-  }
+  const Limit& param = GetParam();
+  const double limit = windows >= 20 ? param.windows_20 : param.short_text;
+  std::vector<Setting> quick;  // any codes will do
+  if (std::string(param.method) != "fp") quick.push_back(Setting{"", "weight-scale", "absmax"});
+  const Method method = make_method(param.method, quick);
+  std::vector<Contestant> both;
+  both.push_back(session.prepare(method, 16));
+  both.push_back(simulated(&session, both[0], method));
+  const auto records = measure_perplexity(both, tokens, windows, context, session.pool(), nullptr);
+  const double ratio = records[0].perplexity / records[1].perplexity;
+  std::printf("%-10s %zu windows of %zu: %.4f, reference path %.4f, %+.3f %%\n", param.method,
+              windows, context, records[0].perplexity, records[1].perplexity,
+              100.0 * (ratio - 1.0));
+  EXPECT_LT(std::abs(ratio - 1.0), limit);
+  EXPECT_TRUE(std::isfinite(ratio));
 }
+
+// Four-bit rounding is chaotic: last-bit differences decorrelate it. 2 % over 20 windows; over
+// 127 tokens the spread alone is about 5 %.
+INSTANTIATE_TEST_SUITE_P(Methods, SmolLm2ReferencePath,
+                         testing::Values(Limit{"fp", 0.001, 0.001},
+                                         Limit{"rrs_w4a16", 0.001, 0.001},
+                                         Limit{"rrs", 0.02, 0.15}),
+                         [](const testing::TestParamInfo<Limit>& limit) {
+                           return std::string(limit.param.method);
+                         });
 
 }  // namespace
