@@ -137,8 +137,8 @@ class Planner {
                         (bits_of(i) == bits_of(clean_) && rank_of(i) > rank_of(clean_));
       if (bits_of(i) <= 8 && (more || bits_of(clean_) > 8)) clean_ = i;
     }
-    // Groups only.
-    if (bits_of(clean_) == bits_of(0) && ranks.empty()) clean_ = options_.size() - 1;
+    // Groups and ranks only: the last has the largest rank, or is the last group.
+    if (bits_of(clean_) == bits_of(0)) clean_ = options_.size() - 1;
   }
 
   // Of the ranks to try: those above the base's, smallest first.

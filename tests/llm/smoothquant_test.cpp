@@ -122,6 +122,23 @@ TEST(SmoothQuantMethod, SearchedAlphaIsTheLibrarysForAllSiblings) {
   EXPECT_TRUE(t.logits("smoothquant-w8a8@alpha=0.6") != t.logits("smoothquant-w8a8"));
 }
 
+// Linears replaced in an engine that has run get their inputs as they expect them, both ways.
+TEST(SmoothQuantMethod, ReplacedLinearsGetTheirOwnNorms) {
+  const Tiny t;
+  const LinearStack plain = t.stack("smoothquant-w8a8"),
+                    folded = t.stack("smoothquant-w8a8@fold=1");
+  TinyEngine engine(t.path, "fp");
+  engine.logits(t.tokens);
+  for (const LinearStack* stack : {&folded, &plain, &folded}) {
+    for (std::size_t layer = 0; layer < stack->size(); ++layer) {
+      for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
+        engine.engine->set_linear(layer, l, (*stack)[layer][l]);
+      }
+    }
+    EXPECT_TRUE(engine.logits(t.tokens) == t.logits(*stack));
+  }
+}
+
 // Given x / s, a folded linear makes the bits that the other makes of x; o and down are not folded.
 TEST(SmoothQuantMethod, FoldedLinearsTakeDividedInputs) {
   const Tiny t;
