@@ -1,6 +1,5 @@
-// GEMM leaves of level avx512 (F, BW, DQ, VL; no VNNI): the table. Instructions, registers and what
-// was tried: avx512_int.hpp (integer tiles), avx512_a16.hpp (float tiles), avx512_store.hpp
-// (epilogue).
+// GEMM leaves of level avx512 (F, BW, DQ, VL; no VNNI): the table. Instructions and registers:
+// avx512_int.hpp (integer tiles), avx512_a16.hpp (float tiles), avx512_store.hpp (epilogue).
 //
 // Tiles of up to 6 rows run on the AVX2 leaf, which unpacks in registers and reads a panel as one
 // stream. Measured on Emerald Rapids, group 32, weights in DRAM, against unpacking to L1 first: 1.7

@@ -251,8 +251,9 @@ RRS_TARGET_AVX512 inline void block_tile(const GemmTileArgs& a) noexcept {
   for (int i = 0; i < a.rows * a.panels; ++i) {
     _mm512_storeu_ps(a.out + i * kPanelOutputs, _mm512_setzero_ps());
   }
-  for (int panel = 0; panel < a.panels; panel += 2) {
-    block_columns<Traits>(a, panel, (std::min)(2, a.panels - panel));
+  const int width = a.rows == 1 ? 1 : 2;  // one row only streams: one panel after another
+  for (int panel = 0; panel < a.panels; panel += width) {
+    block_columns<Traits>(a, panel, (std::min)(width, a.panels - panel));
   }
 }
 
