@@ -30,19 +30,21 @@ void print_decode(const Source& source, int threads, const std::vector<Measured>
                   JsonRecords* records) {
   std::printf("\ndecode, M 1, weights from %s (%lld MB), %d thread%s\n", source.name,
               static_cast<long long>(source.footprint >> 20), threads, threads == 1 ? "" : "s");
-  Table table({"library", "method", "level", "ms", "GB/s", "of read", "kernel"});
+  Table table({"library", "method", "level", "ms", "GB/s", "of read", "+-%", "kernel"});
   const Measured* read = fastest(all, {"", "read", "", ""});
   for (const Measured& m : all) {
     const Summary share = share_of_read(&m, read);
-    table.add({m.info.label, m.info.method, m.info.level, m.info.part, number(1e3 * m.seconds(), 3),
-               number(bandwidth(m), 1), number(100 * share.median, 0) + "%", m.info.kernel});
+    table.add({m.info.label, m.info.method, m.info.level, number(1e3 * m.seconds(), 3),
+               number(bandwidth(m), 1), number(100 * share.median, 0) + "%",
+               number(100 * share.spread, 1), m.info.kernel});
     records->add({{"kind", "decode"},
                   {"source", source.name},
                   {"threads", threads},
                   {"library", m.info.label},
                   {"method", m.info.method},
                   {"level", m.info.level},
-                  {"ms", 1e3 * m.seconds()},
+                  {"cpu_ms", 1e3 * summarize(m.series.cpu).median},
+                  {"wall_ms", 1e3 * summarize(m.series.wall).median},
                   {"gb_per_s", bandwidth(m)},
                   {"share_of_read", share.median}});
   }

@@ -92,10 +92,12 @@ class GgmlPeer final : public Peer {
     if (set != nullptr) set(backend_, threads);
   }
 
-  // Those that repack, and the default one unless memory is short (many copies).
+  // Those that repack, and the default one: either may be the fastest. Copies of both exceed memory
+  // for the largest footprints, where all of them stream.
   std::vector<ggml_backend_buffer_type_t> buffer_types(const Problem& p) const {
+    constexpr std::int64_t kMostForBoth = std::int64_t{256} << 20;
     std::vector<ggml_backend_buffer_type_t> all;
-    if (p.footprint == 0) all.push_back(ggml_backend_dev_buffer_type(device_));
+    if (p.footprint <= kMostForBoth) all.push_back(ggml_backend_dev_buffer_type(device_));
     const auto extra =
         procedure<ggml_backend_dev_get_extra_bufts_t>("ggml_backend_dev_get_extra_bufts");
     if (extra == nullptr) return all;

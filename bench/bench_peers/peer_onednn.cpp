@@ -57,9 +57,14 @@ class OnednnPeer final : public Peer {
     y_.assign(static_cast<std::size_t>(problem_.m * problem_.n), 0);
   }
 
+  static std::string version() {
+    const dnnl_version_t* v = dnnl_version();
+    return "dnnl " + std::to_string(v->major) + "." + std::to_string(v->minor) + " ";
+  }
+
   // Y [m,n] = X [m,k] W [n,k]^T, the weight as it is.
   Subject plain() {
-    Subject s{"u8s8", level_of_onednn(), "gemm", "dnnl_gemm_u8s8s32", weight_bytes(), {}};
+    Subject s{"u8s8", level_of_onednn(), "gemm", version() + "gemm_u8s8s32", weight_bytes(), {}};
     s.run = [this] {
       const std::int32_t zero = 0;
       const Problem& p = problem_;

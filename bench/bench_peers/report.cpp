@@ -18,7 +18,10 @@ Summary share_in_layer(const Measured* layer, const Measured* gemm) {
   return s;
 }
 
-std::string ratio_text(const Summary& s) { return number(s.median, 2); }
+std::string ratio_text(const Summary& s) {
+  if (std::isnan(s.median)) return "-";
+  return number(s.median, 2) + " +-" + number(100 * s.spread, 0) + "%";
+}
 
 // ggml's fastest 4-bit product of a level; repacked: only of weights in a repacked layout.
 const Measured* ggml_4bit(const std::vector<Measured>& all, const std::string& level,
@@ -43,7 +46,7 @@ const Measured* rrs_of(const std::vector<Measured>& all, const char* method,
 void report_case(const Case& c, const std::vector<Measured>& all, JsonRecords* records) {
   std::printf("\nM %lld, K %lld, N %lld\n", static_cast<long long>(c.m),
               static_cast<long long>(c.k), static_cast<long long>(c.n));
-  Table table({"library", "method", "level", "part", "ms", "+-%", "GMAC/s", "x OpenBLAS",
+  Table table({"library", "method", "level", "part", "CPU ms", "wall ms", "+-%", "GMAC/s", "x OpenBLAS",
                "x oneDNN", "x ggml", "kernel"});
   const Measured* blas = fastest(all, {"", "sgemm", "", ""});
   for (const Measured& m : all) {
@@ -53,8 +56,10 @@ void report_case(const Case& c, const std::vector<Measured>& all, JsonRecords* r
     const Summary by_onednn = times_faster(whole, fastest(all, {"", "u8s8", m.info.level, ""}));
     const Summary by_ggml = times_faster(whole, ggml_4bit(all, m.info.level));
     const double gmacs = 1e-9 * c.macs() / time.median;
-    table.add({m.info.label, m.info.method, m.info.level, m.info.part, number(1e3 * time.median, 3),
-               number(100 * time.spread, 1), m.info.part == "prepare" ? "-" : number(gmacs, 1),
+    const double cpu_ms = 1e3 * summarize(m.series.cpu).median;
+    const double wall_ms = 1e3 * summarize(m.series.wall).median;
+    table.add({m.info.label, m.info.method, m.info.level, m.info.part, number(cpu_ms, 3),
+               number(wall_ms, 3), number(100 * time.spread, 1), m.info.part == "prepare" ? "-" : number(gmacs, 1),
                ratio_text(by_blas), ratio_text(by_onednn), ratio_text(by_ggml), m.info.kernel});
     records->add({{"kind", "layer"},
                   {"m", c.m},
@@ -65,13 +70,16 @@ void report_case(const Case& c, const std::vector<Measured>& all, JsonRecords* r
                   {"level", m.info.level},
                   {"part", m.info.part},
                   {"kernel", m.info.kernel},
-                  {"ms", 1e3 * time.median},
-                  {"wall_ms", 1e3 * summarize(m.series.wall).median},
+                  {"cpu_ms", cpu_ms},
+                  {"wall_ms", wall_ms},
                   {"spread", time.spread},
                   {"gmacs", gmacs},
                   {"x_openblas", by_blas.median},
+                  {"x_openblas_spread", by_blas.spread},
                   {"x_onednn", by_onednn.median},
-                  {"x_ggml", by_ggml.median}});
+                  {"x_onednn_spread", by_onednn.spread},
+                  {"x_ggml", by_ggml.median},
+                  {"x_ggml_spread", by_ggml.spread}});
   }
   table.print();
 }

@@ -90,8 +90,9 @@ bool is_drawn(const Measured& m) {
   if (m.info.part == "prepare") return false;
   if (m.info.label != "rrs") return m.info.method != "Q8_0" && m.info.method != "product";
   const std::string& name = m.info.method;
-  return m.info.part == "layer" &&
-         (name == "rrs" || name == "rrs_g128" || name == "smoothquant_w8a8");
+  return m.info.part == "layer" &&  // every precision, and the default's groups
+         (name == "rrs" || name == "rrs_g128" || name == "rrs_w4a8_g128" || name == "rrs_w4a16" ||
+          name == "smoothquant_w8a8");
 }
 
 }  // namespace

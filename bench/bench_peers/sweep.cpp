@@ -12,7 +12,7 @@
 namespace rrs_bench {
 namespace {
 
-constexpr const char* kSweepMethods = "rrs,rrs_g128,rrs_w4a8";
+constexpr const char* kSweepMethods = "rrs,rrs_g128,rrs_w4a8,rrs_w4a16,smoothquant_w8a8";
 
 // times[M - 1]: seconds of every round.
 using Sweep = std::vector<std::vector<double>>;

@@ -15,9 +15,10 @@ namespace rrs_bench {
 
 class JsonRecords {
  public:
-  // CPU, compiler, levels, command.
+  // CPU, last-level cache, compiler, levels, command.
   void describe(int argc, char** argv) {
     set("cpu", cpu_model());
+    set("last_level_cache", last_level_cache());
     set("compiler", compiler());
     set("levels", supported_levels());
     set("level", active_level());

@@ -30,6 +30,17 @@ inline std::string compiler() {
 #endif
 }
 
+// Size of the last-level cache as Linux names it ("32768K"): what a footprint must exceed to come
+// from DRAM, and fit into to come from cache.
+inline std::string last_level_cache() {
+  std::string size = "unknown";
+  for (const char* index : {"2", "3"}) {
+    std::ifstream file(std::string("/sys/devices/system/cpu/cpu0/cache/index") + index + "/size");
+    file >> size;
+  }
+  return size;
+}
+
 // "scalar avx2 avx512 avx512vnni": what this machine can run.
 inline std::string supported_levels() {
   std::string all;
@@ -50,8 +61,11 @@ inline std::string active_level() {
 inline std::string command_line(int argc, char** argv) {
   std::string all;
   for (int i = 0; i < argc; ++i) all += (i == 0 ? "" : " ") + std::string(argv[i]);
-  const char* isa = std::getenv("RRS_ISA");
-  return isa == nullptr ? all : "RRS_ISA=" + std::string(isa) + " " + all;
+  for (const char* name : {"RRS_BENCH_LEVELS", "RRS_ISA"}) {
+    const char* value = std::getenv(name);
+    if (value != nullptr) all = std::string(name) + "=" + value + " " + all;
+  }
+  return all;
 }
 
 }  // namespace rrs_bench

@@ -11,6 +11,10 @@ by a percent or two with the signs in front of its rotation, and nothing closer 
 
     examples/llm/accuracy_table.py --llm build/examples/rrs-llm --model MODEL.gguf --out records
     examples/llm/accuracy_table.py --out records --render        # the table of what is there
+    examples/llm/accuracy_table.py ... --costs                   # what preparing a method takes
+
+--costs runs `quantize` for every method (fp aside): processor seconds, elapsed seconds and peak
+resident memory of the whole program, calibration included, the file thrown away.
 """
 
 import argparse
@@ -19,6 +23,8 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
+import time
 
 METHODS = (
     "fp q4_0-native smoothquant_w8a8 rrs_w4a16 rrs_w4a8 rrs rrs_g64 rrs_g128 rrs_rows16 rrs_whole "
@@ -48,6 +54,7 @@ def parse_arguments():
     p.add_argument("--batch", type=int, default=4, help="methods per run of the program")
     p.add_argument("--calibration", help="text for methods that calibrate")
     p.add_argument("--render", action="store_true", help="measure nothing")
+    p.add_argument("--costs", action="store_true", help="measure preparation instead of accuracy")
     return p.parse_args()
 
 
@@ -129,6 +136,42 @@ def measure(args):
                     run_batch(args, [task], kv)
 
 
+def cost_path(out, task):
+    return record_path(pathlib.Path(out) / "costs", task)
+
+
+def measure_costs(args):
+    """One `quantize` per method; its memory is the kernel's high-water mark of that process."""
+    (pathlib.Path(args.out) / "costs").mkdir(parents=True, exist_ok=True)
+    for task in split_list(args.methods):
+        if task.startswith("fp") or "/" in task or cost_path(args.out, task).exists():
+            continue
+        with tempfile.TemporaryDirectory(dir=args.out) as folder:
+            command = [args.llm, "quantize", "--model", args.model, "--method", task, "--threads",
+                       str(args.threads), "--out", os.path.join(folder, "out.safetensors")]
+            if args.calibration:
+                command += ["--calibration", args.calibration]
+            print("running:", " ".join(command), file=sys.stderr, flush=True)
+            start = time.monotonic()
+            child = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+            _, status, usage = os.wait4(child.pid, 0)
+            elapsed = time.monotonic() - start
+        if status != 0:
+            print(f"failed ({status}): {task}", file=sys.stderr, flush=True)
+            continue
+        cost_path(args.out, task).write_text(json.dumps({
+            "elapsed_seconds": elapsed, "cpu_seconds": usage.ru_utime + usage.ru_stime,
+            "peak_mb": usage.ru_maxrss / 1024, "threads": args.threads}) + "\n")
+
+
+def cost_cells(args, task):
+    path = cost_path(args.out, task)
+    if not path.exists():
+        return ["", ""]
+    cost = json.loads(path.read_text())
+    return [f"{cost['cpu_seconds']:.0f}", f"{cost['peak_mb']:.0f}"]
+
+
 def spread_text(args, method):
     if method not in split_list(args.seeded):
         return ""
@@ -145,7 +188,8 @@ def linears_text(record):
 
 def render(args):
     rows = [["method", "KV", "perplexity", "s.e.", "ratio", "over sign seeds", "KLD mean",
-             "KLD 99 %", "same top 1", "bits per weight", "tokens/s", "linears"]]
+             "KLD 99 %", "same top 1", "bits per weight", "CPU s to prepare", "peak MB",
+             "tokens/s", "linears"]]
     missing = []
     for task in split_list(args.methods):
         r = load(args, task)
@@ -155,11 +199,11 @@ def render(args):
         rows.append([f"`{r['method']}`", r["kv_bits"], f"{r['perplexity']:.2f}",
                      f"{r['standard_error']:.2f}", f"{r['ratio']:.3f}", spread_text(args, task),
                      f"{r['kld_mean']:.4f}", f"{r['kld_p99']:.3f}", f"{100 * r['top1']:.1f} %",
-                     f"{r['bits_per_weight']:.2f}", f"{r['tokens_per_second']:.0f}",
-                     linears_text(r)])
+                     f"{r['bits_per_weight']:.2f}", *cost_cells(args, task),
+                     f"{r['tokens_per_second']:.0f}", linears_text(r)])
     for name, perplexity in LLAMA_CPP:
         rows.append([name + " (3 windows)", 16, f"{perplexity:.2f}", "",
-                     f"{perplexity / LLAMA_CPP[0][1]:.3f}"] + [""] * 7)
+                     f"{perplexity / LLAMA_CPP[0][1]:.3f}"] + [""] * 9)
     for i, row in enumerate(rows):
         print("| " + " | ".join(str(cell) for cell in row) + " |")
         if i == 0:
@@ -173,7 +217,7 @@ def main():
     if not args.render:
         if not args.model:
             sys.exit("--model is required")
-        measure(args)
+        (measure_costs if args.costs else measure)(args)
     render(args)
 
 
