@@ -24,7 +24,7 @@ using rrs::StatusCode;
 using rrs_test::attach;
 using rrs_test::Call;
 using rrs_test::Factors;
-using rrs_test::kLowRankLowRankBits;
+using rrs_test::kLowRankBits;
 using rrs_test::LayerData;
 using rrs_test::make_factors;
 using rrs_test::run_linear;
@@ -97,10 +97,11 @@ TEST(LowRankLayer, RowsAloneThreadsBiasAndResidual) {
   rrs::Scheme a16;
   a16.activation.bits = rrs::kActivationFloat;
   int levels = 0;
-  for (const int i : {0, 1, 2, 3, 4, 5}) {
-    const rrs::Scheme& scheme = i % 3 == 0 ? rrs::presets::rrs() : (i % 3 == 1 ? per_token : a16);
-    const PreparedWeight w =
-        attach(rrs_test::prepare(d, scheme), make_factors(d.n, d.k, 32, 23, kLowRankBits[i / 3]));
+  for (const int variant : {0, 1, 2, 3, 4, 5}) {
+    const rrs::Scheme& scheme =
+        variant % 3 == 0 ? rrs::presets::rrs() : (variant % 3 == 1 ? per_token : a16);
+    const PreparedWeight w = attach(rrs_test::prepare(d, scheme),
+                                    make_factors(d.n, d.k, 32, 23, kLowRankBits[variant / 3]));
     for (const rrs::Isa isa : rrs_test::supported_isas()) {
       Call call;
       call.isa = isa;
@@ -136,9 +137,9 @@ TEST(LowRankLayer, BranchStaysWithinItsBoundOfTheDoubleReference) {
     permutation[i] = static_cast<std::int32_t>((i * 57 + 3) % 160);
     divisor[i] = i % 37 == 5 ? 11.0f : 0.7f;
   }
-  for (const int i : {0, 1, 2, 3}) {
-    const bool wide = i % 2 == 1;
-    const Factors f = make_factors(d.n, d.k, 9, 32, kLowRankBits[i / 2]);
+  for (const int variant : {0, 1, 2, 3}) {
+    const bool wide = variant % 2 == 1;
+    const Factors f = make_factors(d.n, d.k, 9, 32, kLowRankBits[variant / 2]);
     rrs::Scheme scheme;
     rrs::LayerChannels channels;
     channels.input_permutation = permutation.data();
@@ -216,12 +217,12 @@ TEST(LowRankLayer, NonFiniteRowsAreNanAndAlone) {
   LayerData d = rrs_test::make_layer(30, 20, 64, 51);
   const rrs::Scheme schemes[] = {rrs::presets::rrs(), rrs::presets::rrs_whole(),
                                  rrs::presets::rrs_w4a16()};
-  for (const int i : {0, 1, 2, 3, 4, 5}) {
-    const rrs::Scheme& scheme = schemes[i % 3];
+  for (const int variant : {0, 1, 2, 3, 4, 5}) {
+    const rrs::Scheme& scheme = schemes[variant % 3];
     LayerData bad = d;
     bad.x[17 * 64 + 5] = std::numeric_limits<float>::quiet_NaN();
-    const PreparedWeight w =
-        attach(rrs_test::prepare(d, scheme), make_factors(d.n, d.k, 8, 52, kLowRankBits[i / 3]));
+    const PreparedWeight w = attach(rrs_test::prepare(d, scheme),
+                                    make_factors(d.n, d.k, 8, 52, kLowRankBits[variant / 3]));
     std::vector<float> without(d.x.begin(), d.x.begin() + 17 * 64);
     without.insert(without.end(), d.x.begin() + 18 * 64, d.x.end());
     for (const rrs::Isa isa : rrs_test::supported_isas()) {
