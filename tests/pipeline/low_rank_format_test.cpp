@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <fstream>
 #include <iterator>
 #include <string>
 #include <vector>
@@ -59,6 +60,34 @@ TEST(LowRankFormat, FilesKeepTheBranch) {
   }
   // Without a branch: version 1, as before.
   EXPECT_EQ(static_cast<int>(serialize(base).data()[8]), 1);
+}
+
+// Bytes written before there were 8 bits: read, and written again as they were.
+TEST(LowRankFormat, FilesOfEarlierReleasesStay) {
+  struct Seed {
+    const char* name;
+    int version;
+  };
+  const Seed seeds[] = {{"seed_low_rank", 2}, {"seed_low_rank_w8a8", 2}, {"seed_rrs", 1}};
+  int cases = 0;
+  for (const Seed& seed : seeds) {
+    std::ifstream in(RRS_SOURCE_DIR "/tests/fuzz/corpus/weight_file/" + std::string(seed.name),
+                     std::ios::binary);
+    const std::vector<char> file{std::istreambuf_iterator<char>(in), {}};
+    ASSERT_GT(file.size(), 321u) << seed.name;  // a byte for the fuzzer, then the weight
+    rrs::AlignedBuffer bytes(file.size() - 1);
+    std::memcpy(bytes.data(), file.data() + 1, file.size() - 1);
+    EXPECT_EQ(static_cast<int>(bytes.data()[8]), seed.version) << seed.name;
+    const auto view = rrs::view_weight(bytes.data(), file.size() - 1);
+    ASSERT_TRUE(view.ok()) << seed.name << ": " << view.status().message();
+    EXPECT_EQ(view->low_rank.rank > 0, seed.version == 2);
+    EXPECT_EQ(view->low_rank.bits, 16);
+    const rrs::AlignedBuffer again = serialize(*view);
+    ASSERT_EQ(again.size(), bytes.size());
+    EXPECT_TRUE(rrs_test::bits_equal(again.data(), bytes.data(), file.size() - 1)) << seed.name;
+    ++cases;
+  }
+  EXPECT_EQ(cases, 3);
 }
 
 // Headers that lie about the width of the branch, checksum and all.

@@ -3,8 +3,8 @@
 //
 //   L_B [r,K] ("down")   panels of 16 ranks, [panel][K][16]; a last panel of at most 8: [K][8]
 //   L_A [N,r] ("up")     panels of 16 outputs, [panel][r][16], N padded with zeros
-//   s [r] ("scales")     f32, 8 bits only: L_A[n,j] L_B[j,k] = s[j] up[n,j] down[j,k]; r padded to
-//   8
+//   s [r] ("scales")     f32, r padded to 8; 8 bits only: L_A[n,j] L_B[j,k] =
+//                        s[j] up[n,j] down[j,k]
 // One scale per rank and not two: both factors meet in u[j], which is where s[j] is applied.
 // x~ is the activation as the weight was quantized for it: divided, permuted, rotated; not
 // quantized.
