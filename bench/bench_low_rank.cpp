@@ -1,6 +1,7 @@
-// What a low-rank branch costs: the same layer with ranks 0, 16, 32, 64, in interleaved rounds.
+// What a low-rank branch costs: the same layer with ranks 0, 16, 32, 64, its elements in 16 or 8
+// bits, in interleaved rounds.
 //
-//   bench_low_rank --m 1,512 --shapes 4096x4096 --presets rrs,quarot --ranks 32,64
+//   bench_low_rank --m 1,512 --shapes 4096x4096 --presets rrs,quarot --ranks 32,64 --bits 16,8
 //
 // Every number includes the preparation of activations (with the down-projection) and the GEMM
 // (with the up-projection). Overhead: median over rounds of time(rank) / time(0) - 1, with half the
@@ -24,10 +25,10 @@ namespace {
 
 constexpr const char* kUsage =
     "usage: bench_low_rank [--m 1,16,512] [--shapes 4096x4096] (K x N) [--presets rrs,...]\n"
-    "  [--ranks 16,32,64] [--rounds 9] [--ms 20]\n";
+    "  [--ranks 16,32,64] [--bits 16,8] [--rounds 9] [--ms 20]\n";
 
 struct Options {
-  std::vector<std::int64_t> m, ranks;
+  std::vector<std::int64_t> m, ranks, bits;
   std::vector<std::string> shapes, presets;
   RoundOptions rounds;
 };
@@ -37,6 +38,7 @@ Options parse_options(int argc, char** argv) {
   Options o;
   o.m = flags.integers("m", "1,16,512");
   o.ranks = flags.integers("ranks", "16,32,64");
+  o.bits = flags.integers("bits", "16,8");
   o.shapes = split(flags.text("shapes", "4096x4096,576x1536"), ',');
   o.presets = split(flags.text("presets", "rrs,rrs_g128,quarot"), ',');
   o.rounds.rounds = static_cast<int>(flags.integer("rounds", 9));
@@ -45,12 +47,13 @@ Options parse_options(int argc, char** argv) {
   return o;
 }
 
-rrs::PreparedWeight with_rank(const rrs::PreparedWeight& base, std::int64_t rank) {
+rrs::PreparedWeight with_rank(const rrs::PreparedWeight& base, std::int64_t rank,
+                              std::int64_t bits) {
   const std::vector<float> a(static_cast<std::size_t>(base.n() * rank), 0.01f);
   const std::vector<float> b(static_cast<std::size_t>(rank * base.k()), 0.01f);
-  rrs::Result<rrs::PreparedWeight> both =
-      rrs::attach_low_rank(base, rrs::MatrixView<const float>(a.data(), base.n(), rank),
-                           rrs::MatrixView<const float>(b.data(), rank, base.k()));
+  rrs::Result<rrs::PreparedWeight> both = rrs::attach_low_rank(
+      base, rrs::MatrixView<const float>(a.data(), base.n(), rank),
+      rrs::MatrixView<const float>(b.data(), rank, base.k()), static_cast<int>(bits));
   check(both.status());
   return std::move(*both);
 }
@@ -64,27 +67,31 @@ struct RankedLayer {
 void measure(const rrs::PreparedWeight& base, const std::string& preset, std::int64_t m,
              const Options& o) {
   const std::vector<float> x = outlier_activations(m, base.k(), 3);
-  std::vector<RankedLayer> layers(o.ranks.size());
+  std::vector<RankedLayer> layers(o.ranks.size() * o.bits.size());
   Layer plain(base, base.scheme(), m);
   std::vector<Contender> contenders = {{"0", [&] { plain.run(x.data()); }}};
   for (std::size_t i = 0; i < layers.size(); ++i) {
     RankedLayer& l = layers[i];
-    l.weight = with_rank(base, o.ranks[i]);
+    const std::int64_t rank = o.ranks[i / o.bits.size()], bits = o.bits[i % o.bits.size()];
+    l.weight = with_rank(base, rank, bits);
     l.branch = l.weight.view().low_rank;
     l.layer = std::make_unique<Layer>(l.weight, l.weight.scheme(), m);
     l.layer->options().low_rank = &l.branch;
     l.layer->options().low_rank_count = 1;
-    contenders.push_back({std::to_string(o.ranks[i]), [&l, &x] { l.layer->run(x.data()); }});
+    char name[64];
+    std::snprintf(name, sizeof name, "%3ld in %2ld bits", static_cast<long>(rank),
+                  static_cast<long>(bits));
+    contenders.push_back({name, [&l, &x] { l.layer->run(x.data()); }});
   }
   const std::vector<Series> series = measure_rounds(contenders, o.rounds);
   for (std::size_t i = 1; i < series.size(); ++i) {
     const Summary ratio = summarize_ratio(series[i].seconds(), series[0].seconds());
-    std::printf(
-        "%-10s M %4ld  K %5ld  N %5ld  rank %3s  %10.1f us -> %10.1f us  %+6.1f %% (%.1f)\n",
-        preset.c_str(), static_cast<long>(m), static_cast<long>(base.k()),
-        static_cast<long>(base.n()), contenders[i].name.c_str(),
-        1e6 * summarize(series[0].seconds()).median, 1e6 * summarize(series[i].seconds()).median,
-        100.0 * (ratio.median - 1.0), 100.0 * ratio.spread * ratio.median);
+    std::printf("%-10s M %4ld  K %5ld  N %5ld  rank %s  %10.1f us -> %10.1f us  %+6.1f %% (%.1f)\n",
+                preset.c_str(), static_cast<long>(m), static_cast<long>(base.k()),
+                static_cast<long>(base.n()), contenders[i].name.c_str(),
+                1e6 * summarize(series[0].seconds()).median,
+                1e6 * summarize(series[i].seconds()).median, 100.0 * (ratio.median - 1.0),
+                100.0 * ratio.spread * ratio.median);
   }
 }
 

@@ -106,7 +106,8 @@ std::string fit_text(const ModelSource& model, const Method& method) {
       bits += 32.0 * count;
       continue;
     }
-    const auto layout = rrs::weight_layout(n, k, plan.scheme.weight, false);
+    const AserSpec& aser = plan.weight.aser;
+    const auto layout = rrs::weight_layout(n, k, plan.scheme.weight, false, aser.rank, aser.bits);
     bits += layout ? 8.0 * static_cast<double>(layout->total_bytes) : 0.0;
     const int group = rrs::inner_group(plan.scheme.activation.group, plan.scheme.weight.group);
     const std::int64_t rest = group == rrs::kRowGroup ? 0 : k % group;

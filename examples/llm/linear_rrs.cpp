@@ -112,8 +112,9 @@ class RrsLinear final : public Linear {
 
  private:
   std::string rank_text() const {
-    const std::int64_t rank = weight_.low_rank.rank;
-    return rank > 0 ? "+r" + std::to_string(rank) : "";
+    const rrs::LowRankView& b = weight_.low_rank;
+    if (b.rank == 0) return "";
+    return "+r" + std::to_string(b.rank) + (b.bits == 8 ? "i8" : "");
   }
 
   const rrs::PreparedActivation& prepare(InputCache& input, const ThreadPool& pool) const {

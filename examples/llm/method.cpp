@@ -61,7 +61,7 @@ double parse_share(const Setting& s) {
   return value;
 }
 
-int parse_exempt_bits(const Setting& s) {
+int parse_eight_or_sixteen(const Setting& s) {
   if (s.value == "8" || s.value == "16") return s.value == "8" ? 8 : 16;
   bad_setting(s, "8 or 16");
 }
@@ -247,8 +247,8 @@ void apply_setting(const Setting& s, rrs::Scheme* scheme) {
         "setting " + rrs_examples::quoted_name(s.key) +
         " is not one of aN, wN, fp, activation-bits, activation-group, window, token-scale, "
         "rotation, range, clip, weight-bits, weight-group, weight-range, weight-scale, sign-seed, "
-        "solver, act-order, zigzag, damping, rank, rank-share, outliers, alpha, fold, exempt, "
-        "qfem-bits, qfem-tolerance, qfep-tokens");
+        "solver, act-order, zigzag, damping, rank, rank-share, rank-bits, outliers, alpha, fold, "
+        "exempt, qfem-bits, qfem-tolerance, qfep-tokens");
   }
 }
 
@@ -268,6 +268,8 @@ void apply_setting(const Setting& s, LinearPlan* plan) {
   } else if (s.key == "rank-share") {
     w.aser.alpha = parse_share(s);
     w.aser.rank = 0;
+  } else if (s.key == "rank-bits") {
+    w.aser.bits = parse_eight_or_sixteen(s);
   } else if (s.key == "outliers") {
     w.aser.outliers = static_cast<int>(parse_integer(s, s.value, 0, 65536));
   } else if (s.key == "alpha") {
@@ -275,7 +277,7 @@ void apply_setting(const Setting& s, LinearPlan* plan) {
   } else if (s.key == "fold") {
     w.fold = parse_switch(s);
   } else if (s.key == "exempt") {
-    exempt(parse_exempt_bits(s), plan);
+    exempt(parse_eight_or_sixteen(s), plan);
   } else {
     apply_setting(s, &plan->scheme);
   }
@@ -292,7 +294,7 @@ void apply_setting(const Setting& s, Method* method) {
                              rrs_examples::quoted_name(s.pattern));
   }
   if (s.key == "qfem-bits") {
-    method->qfem_bits = parse_exempt_bits(s);
+    method->qfem_bits = parse_eight_or_sixteen(s);
   } else if (s.key == "qfem-tolerance") {
     method->qfem_tolerance = parse_share(s);
   } else if (s.key == "qfep-tokens") {
@@ -370,7 +372,8 @@ LinearPlan Method::plan(std::size_t layer, std::size_t linear) const {
 bool Method::needs_hessians() const noexcept {
   bool needs = weight.solver != Solver::kRtn || weight.aser.on();
   for (const Setting& s : settings) {
-    needs = needs || (s.key == "solver" && s.value != "rtn") || s.key.rfind("rank", 0) == 0;
+    needs = needs || (s.key == "solver" && s.value != "rtn") || s.key == "rank" ||
+            s.key == "rank-share";
   }
   return needs;
 }
@@ -427,6 +430,7 @@ std::string describe(const WeightPlan& w) {
   if (!w.aser.on()) return text;
   text += w.aser.rank > 0 ? "; rank " + std::to_string(w.aser.rank)
                           : "; rank for share " + number(w.aser.alpha);
+  if (w.aser.bits != 16) text += " in " + std::to_string(w.aser.bits) + " bits";
   if (w.aser.smoothed() > 0) {
     text += ", " + std::to_string(w.aser.smoothed()) + " outliers smoothed";
   }

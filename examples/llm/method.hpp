@@ -43,6 +43,7 @@ struct AserSpec {
   // the published 32.
   int outliers = 0;
   static constexpr int kAutoOutliers = -1;
+  int bits = 16;  // of an element of both factors: 16 or 8
   bool on() const noexcept { return rank > 0 || alpha > 0.0; }
   int smoothed() const noexcept {
     if (!on()) return 0;
@@ -90,9 +91,9 @@ bool matches(const std::string& pattern, const std::string& name);
 // weight-group, weight-range, weight-scale, sign-seed. Throws naming key, value and what is
 // allowed.
 void apply_setting(const Setting& setting, rrs::Scheme* scheme);
-// Also: solver, act-order, zigzag, damping, rank, rank-share, outliers, alpha (SmoothQuant's, of
-// any preset; or "search"), fold, and exempt (8 or 16: each token's activations at that width,
-// whatever the scheme).
+// Also: solver, act-order, zigzag, damping, rank, rank-share, rank-bits (16 or 8, of the branch's
+// elements), outliers, alpha (SmoothQuant's, of any preset; or "search"), fold, and exempt (8 or
+// 16: each token's activations at that width, whatever the scheme).
 void apply_setting(const Setting& setting, LinearPlan* plan);
 
 // Settings of a whole method: qfem-bits, qfem-tolerance, qfep-tokens (ids separated by colons).

@@ -44,6 +44,7 @@ void add_scheme_options(CLI::App* app, Options* o) {
   add_setting(app, o, "act-order", "0 or 1: GPTQ takes columns in order of falling diagonal");
   add_setting(app, o, "damping", "of GPTQ's Hessian, times the mean of its diagonal");
   add_setting(app, o, "rank", "of the low-rank error term; 0: none");
+  add_setting(app, o, "rank-bits", "16 or 8: of its elements");
   app->add_option("--override", o->overrides,
                   "PATTERN=SETTING[,SETTING...] for some linears: 'ffn_down=a8', 'blk.0=fp', "
                   "'blk.2?.ffn_*=a8,clip=0.95'")

@@ -66,10 +66,10 @@ Method with_setting(const PlanOptions& o, const std::string& set) {
 }
 
 // Per MAC of the module, more than the base's branch.
-double rank_cost(const PlanOptions& o, const PlanModule& m, int rank, int base_rank) {
-  if (rank == base_rank) return 0.0;
-  const double numbers = static_cast<double>(rank - base_rank) * m.edges / m.macs;
-  return numbers * (o.isa.empty() ? 16.0 : branch_cost(o.isa));
+double rank_cost(const PlanOptions& o, const PlanModule& m, int rank, const AserSpec& base) {
+  if (rank == base.rank) return 0.0;
+  const double numbers = static_cast<double>(rank - base.rank) * m.edges / m.macs;
+  return numbers * (o.isa.empty() ? static_cast<double>(base.bits) : branch_cost(o.isa));
 }
 
 double option_cost(const PlanOptions& o, const rrs::ActivationScheme& a, int base_group) {
@@ -225,10 +225,11 @@ class Planner {
         return options_[i].method.plan(modules_[m].layer, first).scheme.activation;
       };
       const int base_group = activation(0).group;
+      const AserSpec base_branch = options_[0].method.plan(0, 0).weight.aser;
       for (std::size_t i = 0; i < columns_.size(); ++i) {
         const rrs::ActivationScheme a = activation(columns_[i]);
         cost.push_back(option_cost(o_, a, base_group) +
-                       rank_cost(o_, modules_[m], rank_of(columns_[i]), rank_of(0)));
+                       rank_cost(o_, modules_[m], rank_of(columns_[i]), base_branch));
         damage.push_back(i < tried.size() ? d.mean[m][i] : sixteen);
         if (a.bits == rrs::kActivationFloat && columns_[i] != clean_) {
           sixteen = damage.back();

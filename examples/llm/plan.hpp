@@ -10,12 +10,12 @@
 // is not below the base's is thrown away: the recipe is then the base method, with the log.
 // Cost of an option: activation bits, plus 16 / group - 16 / group of the base (a scale in 16
 // bits); with an ISA level, 4 times the time of its kernel over that of 4-bit activations in groups
-// of 32. A low-rank branch of rank r adds 16 r (N + K) / (N K) bits per weight; with a level, its
-// r (N + K) float multiplications. Means are over MACs.
-// With ranks the most precise module has the largest of them as well, and damages are measured from
-// a model of such modules: what a module without its branch does to the predictions is then damage
-// like that of fewer bits. Ranks are tried at the base's bits and at the most of up to 8. Branches
-// come from the first two thirds of the text, like the search.
+// of 32. A low-rank branch of rank r adds 16 r (N + K) / (N K) bits per weight (half at
+// rank-bits=8); with a level, its r (N + K) float multiplications. Means are over MACs. With ranks
+// the most precise module has the largest of them as well, and damages are measured from a model of
+// such modules: what a module without its branch does to the predictions is then damage like that
+// of fewer bits. Ranks are tried at the base's bits and at the most of up to 8. Branches come from
+// the first two thirds of the text, like the search.
 
 #include <cstddef>
 #include <functional>

@@ -347,6 +347,7 @@ rrs::Result<rrs::PreparedWeight> LinearMaker::reconstruct(std::size_t layer, std
   options.share = plan.weight.aser.alpha;
   options.damping = plan.weight.damping;
   options.outliers = plan.weight.aser.smoothed();
+  options.bits = plan.weight.aser.bits;
   rrs::Result<rrs::AserWeight> made =
       rrs::aser_weight(base, rrs::MatrixView<const float>(moved.data(), base.n, base.k),
                        hessian(layer, linear), options);

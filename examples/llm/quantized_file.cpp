@@ -37,8 +37,9 @@ std::uint64_t hash_text(const std::string& text, std::uint64_t seed) {
 
 // Bytes of the serialized weight, known before it is prepared.
 std::size_t serialized_size(std::int64_t n, std::int64_t k, const rrs::WeightScheme& scheme,
-                            bool offsets, std::int64_t rank) {
-  const rrs::Result<rrs::WeightLayout> layout = rrs::weight_layout(n, k, scheme, offsets, rank);
+                            bool offsets, const AserSpec& aser) {
+  const rrs::Result<rrs::WeightLayout> layout =
+      rrs::weight_layout(n, k, scheme, offsets, aser.rank, aser.bits);
   if (!layout) throw std::runtime_error(layout.status().message());
   return static_cast<std::size_t>(rrs::detail::kWeightHeaderBytes + layout->total_bytes);
 }
@@ -77,7 +78,7 @@ std::vector<TensorSpec> file_layout(const ModelSource& model, const Method& meth
            Dtype::kU8,
            {serialized_size(static_cast<std::int64_t>(info.rows),
                             static_cast<std::int64_t>(info.columns), stored_scheme(plan),
-                            has_offsets(model, name, plan), plan.weight.aser.rank)}});
+                            has_offsets(model, name, plan), plan.weight.aser)}});
       if (plan.scheme.smoothquant_alpha > 0.0f || plan.weight.aser.smoothed() > 0) {
         specs.push_back({name + ".divisor", Dtype::kF32, {info.columns}});
       }

@@ -112,6 +112,44 @@ TEST(Aser, TheShareRuleTakesTheSmallestRank) {
   }
 }
 
+// Codes in 8 bits: the objective is that of what is stored, near the optimum, but not on it.
+TEST(Aser, EightBitFactorsAreWhatIsStored) {
+  const std::int64_t n = 40, k = 96;
+  const rrs_test::LayerData d = rrs_test::make_layer(1, n, k, 19);
+  const auto base = rrs::prepare_weight(d.W(), rrs::presets::rrs_w4a16());
+  ASSERT_TRUE(base.ok());
+  std::vector<float> full(d.w.size());
+  const rrs::MatrixView<float> W(full.data(), n, k);
+  ASSERT_TRUE(rrs::transform_weight(d.W(), rrs::presets::rrs_w4a16(), W).ok());
+  const std::vector<double> h = make_hessian(k, 20);
+  for (const std::int64_t rank : {1, 7, 32}) {
+    rrs::AserOptions o;
+    o.rank = rank;
+    const auto wide = rrs::aser_weight(*base, rrs::MatrixView<const float>(W), h, o);
+    o.bits = 8;
+    const auto narrow = rrs::aser_weight(*base, rrs::MatrixView<const float>(W), h, o);
+    ASSERT_TRUE(wide.ok() && narrow.ok());
+    const rrs::LowRankView& b = narrow->weight.view().low_rank;
+    ASSERT_EQ(b.bits, 8);
+    for (std::int64_t j = 0; j < rank; ++j) {
+      for (std::int64_t i = 0; i < n; ++i) {
+        const auto up = static_cast<const std::int8_t*>(b.up)[rrs::low_rank_up_index(rank, i, j)];
+        const auto down =
+            static_cast<const std::int8_t*>(b.down)[rrs::low_rank_down_index(rank, k, j, i)];
+        const double stored = static_cast<double>(b.scales[j]) * up * down;
+        const double given =
+            static_cast<double>(narrow->factors.a[static_cast<std::size_t>(i * rank + j)]) *
+            static_cast<double>(narrow->factors.b[static_cast<std::size_t>(j * k + i)]);
+        ASSERT_NEAR(stored, given, 4e-7 * std::abs(given)) << i << ", " << j;
+      }
+    }
+    const double least = wide->factors.objective, all = wide->factors.base_objective;
+    EXPECT_GT(narrow->factors.objective, least) << rank;
+    EXPECT_LT(narrow->factors.objective, least + 1e-3 * all) << rank;
+    EXPECT_LT(narrow->factors.objective, all);
+  }
+}
+
 // Real weights: strictly below the base at every rank, for every basis and precision; and the run
 // time computes W~ minus what is left, not something else.
 TEST(Aser, WeightsOfEverySchemeGainAtEveryRank) {
@@ -198,7 +236,9 @@ TEST(Aser, BadInputIsNamed) {
   EXPECT_EQ(argument(rrs::aser_factors(view(e), h, o)), "rank");
   o.outliers = 0, o.damping = 0.0;
   EXPECT_EQ(argument(rrs::aser_factors(view(e), h, o)), "damping");
-  o.damping = 0.01, o.share = std::nan("");
+  o.damping = 0.01, o.bits = 4;
+  EXPECT_EQ(argument(rrs::aser_factors(view(e), h, o)), "low_rank.bits");
+  o.bits = 16, o.share = std::nan("");
   EXPECT_EQ(argument(rrs::aser_factors(view(e), h, o)), "share");
   o.share = 0.0;
   EXPECT_EQ(argument(rrs::aser_factors(view(e), std::vector<double>(63, 1.0), o)), "hessian");

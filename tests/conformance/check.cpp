@@ -23,7 +23,7 @@ using conformance::Result;
 using Json = nlohmann::json;
 
 constexpr int kVersion = 2;
-constexpr std::size_t kCases = 31;
+constexpr std::size_t kCases = 33;
 
 template <class T>
 std::vector<T> hex(const Json& list) {
@@ -74,6 +74,7 @@ Case read_case(const Json& j) {
   c.bias = floats(j.at("bias"));
   c.l_a = floats(j.at("l_a"));
   c.l_b = floats(j.at("l_b"));
+  c.rank_bits = s.value("rank_bits", 16);
   if (!j.at("weight_zero_points").is_null()) {
     c.zero_points = j.at("weight_zero_points").get<std::vector<std::uint8_t>>();
     c.unsigned_codes = j.at("expected").at("weight_codes").get<std::vector<std::uint8_t>>();

@@ -226,7 +226,7 @@ def float_sum(x, w_scales, w_codes, offsets, s):
 
 
 def gemm(activations, weights, all_offsets, s, bias, low_rank):
-    """Y as bits. low_rank: u [m][r] and L_A [n][r]; z = token * acc rounded, z = fma(u, L_A, z)."""
+    """Y as bits. low_rank: u [m][r] and up [n][r]; z = token * acc rounded, z = fma(u, up, z)."""
     y = []
     for t, (codes, scales, token) in enumerate(activations):
         for n, (w_scales, w_codes) in enumerate(weights):
@@ -246,16 +246,28 @@ def gemm(activations, weights, all_offsets, s, bias, low_rank):
     return y
 
 
-def low_rank_down(rows, l_b):
-    """u = fma(x~, L_B, u), inputs ascending."""
+def low_rank_codes(l_a, l_b):
+    """up [n][r], down [r][k] and s [r]: both factors in 8 bits, one scale per rank for the two."""
+    up, down, s = [list(row) for row in l_a], [], []
+    for j, row in enumerate(l_b):
+        a, b = max(abs(row_a[j]) for row_a in l_a), max(map(abs, row))
+        for codes, row_a in zip(up, l_a):
+            codes[j] = Q(round(127 * row_a[j] / a))
+        down.append([Q(round(127 * v / b)) for v in row])
+        s.append(f32(f64(a * b / 127 ** 2)))
+    return up, down, s
+
+
+def low_rank_down(rows, l_b, scales):
+    """u = fma(x~, down, u), inputs ascending; then times the rank's scale, where there are scales."""
     out = []
     for x in rows:
         out.append([])
-        for row in l_b:
+        for j, row in enumerate(l_b):
             u = Q(0)
             for a, b in zip(x, row):
                 u = f32(a * b + u)
-            out[-1].append(u)
+            out[-1].append(f32(u * scales[j]) if scales else u)
     return out
 
 
@@ -332,7 +344,8 @@ def make_case(name, m, n, k, bias=False, **changes):
     rotated = [rotate(row, s) for row in x]
     l_a = [[f16(values.next() / 8) for _ in range(s["rank"])] for _ in range(n)]
     l_b = [[f16(values.next() / 8) for _ in range(k)] for _ in range(s["rank"])]
-    low_rank = (low_rank_down(rotated, l_b), l_a) if s["rank"] else None
+    up, down, rank_scales = low_rank_codes(l_a, l_b) if s.get("rank_bits") == 8 else (l_a, l_b, None)
+    low_rank = (low_rank_down(rotated, down, rank_scales), up) if s["rank"] else None
     activations = quantize(rotated, s)
     quantized = s["activation_bits"] != 16
     zero = 0 if zeros else 1 << (s["weight_bits"] - 1)
@@ -389,6 +402,8 @@ def all_cases():
     yield make_case("rank_3", 4, 17, 96, rank=3)
     yield make_case("rank_9_a8_bias", 5, 20, 77, rank=9, activation_bits=8, bias=True)
     yield make_case("rank_4_a16", 4, 9, 64, rank=4, activation_bits=16)
+    yield make_case("rank_9_in_8_bits", 5, 20, 77, rank=9, rank_bits=8, bias=True)
+    yield make_case("rank_4_in_8_bits_a16", 4, 9, 64, rank=4, rank_bits=8, activation_bits=16)
 
 
 def main():

@@ -41,6 +41,7 @@ struct Case {
   std::vector<std::uint8_t> unsigned_codes;  // [n][k]
   std::vector<std::uint16_t> given_scales;   // [n][groups], bits of f16
   std::vector<float> l_a, l_b;               // low-rank branch: [n][r] and [r][k], or empty
+  int rank_bits = 16;                        // of its elements: 16 (f16), or 8 (codes)
 };
 
 struct Result {

@@ -84,7 +84,7 @@ rrs::PreparedWeight make_weight(const Case& c, const rrs::Scheme& scheme, Result
   const auto rank = static_cast<std::int64_t>(c.l_a.size()) / c.n;
   rrs::Result<rrs::PreparedWeight> with =
       rrs::attach_low_rank(weight, rrs::MatrixView<const float>(c.l_a.data(), c.n, rank),
-                           rrs::MatrixView<const float>(c.l_b.data(), rank, c.k));
+                           rrs::MatrixView<const float>(c.l_b.data(), rank, c.k), c.rank_bits);
   require(with.status(), "attach_low_rank");
   return std::move(*with);
 }

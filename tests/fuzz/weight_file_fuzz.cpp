@@ -29,7 +29,7 @@ bool is_finite(float v) { return (rrs::float_bits(v) & 0x7f800000u) != 0x7f80000
 void multiply(const rrs::WeightView& w) {
   constexpr std::int64_t kMostValues = 1 << 16;
   if (w.n > kMostValues || w.k > kMostValues || w.n * w.k > kMostValues) return;
-  const std::size_t bytes = rrs::workspace_bytes(1, w.k, w.scheme, w.n);
+  const std::size_t bytes = rrs::workspace_bytes(1, w);
   if (bytes == 0 || bytes > 1u << 26) return;
   const std::vector<float> x(static_cast<std::size_t>(w.k), 0.75f);
   std::vector<float> first;

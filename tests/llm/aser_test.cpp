@@ -59,6 +59,24 @@ TEST(Aser, EveryLinearGetsItsBranch) {
   }
 }
 
+// Half the bits of the branch and another branch, but nearly the same model.
+TEST(Aser, EightBitsAreStoredAndCostLittle) {
+  const Tiny t;
+  const std::string name = "rrs-w4a16+aser@rank=32@outliers=0";
+  const LinearStack wide = t.stack(name), narrow = t.stack(name + "@rank-bits=8");
+  for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
+    const rrs::WeightView& w = *narrow[0][l]->packed();
+    EXPECT_EQ(w.low_rank.bits, 8);
+    EXPECT_EQ(narrow[0][l]->info().precision, "w4a16+r32i8");
+    EXPECT_EQ(wide[0][l]->info().precision, "w4a16+r32");
+    EXPECT_EQ(wide[0][l]->info().stored_bytes - narrow[0][l]->info().stored_bytes,
+              32 * (w.n + w.k) - 4 * 32);
+  }
+  const auto fp = t.logits("fp"), sixteen = t.logits(name), eight = t.logits(name + "@rank-bits=8");
+  EXPECT_LT(distance(eight, sixteen), 0.2 * distance(sixteen, fp));
+  EXPECT_GT(distance(eight, sixteen), 0.0);
+}
+
 TEST(Aser, SiblingsArePreparedOnceAndStrangersAnew) {
   const Tiny t;
   const LinearStack base = t.stack("rrs"), with = t.stack("rrs+aser@rank=8@outliers=0");
@@ -86,8 +104,9 @@ TEST(Aser, SiblingsArePreparedOnceAndStrangersAnew) {
 TEST(Aser, FilesAndThreadsGiveTheSameBits) {
   const Tiny t;
   int cases = 0;
-  for (const char* name : {"aser-w4a8@rank=8", "aser-w4a6@rank=8@outliers=3", "rrs+aser@rank=8",
-                           "rrs-gptq-zigzag+aser@rank=4", "rrs-w4a16+aser@rank=5"}) {
+  for (const char* name :
+       {"aser-w4a8@rank=8", "aser-w4a6@rank=8@outliers=3", "rrs+aser@rank=8",
+        "rrs-gptq-zigzag+aser@rank=4", "rrs-w4a16+aser@rank=5", "aser-w4a8@rank=8@rank-bits=8"}) {
     PrepareOptions options;
     options.calibration = &t.calibration;
     write_quantized(*t.source, make_method(name, {}), options, t.pool, t.out);
@@ -101,7 +120,7 @@ TEST(Aser, FilesAndThreadsGiveTheSameBits) {
     EXPECT_EQ(t.logits(name, 3), direct) << name;
     ++cases;
   }
-  EXPECT_EQ(cases, 5);
+  EXPECT_EQ(cases, 6);
 }
 
 // Activations are not quantized, so the distance to the float model is the weights' alone. Half of
@@ -130,6 +149,7 @@ TEST(Aser, BadSettingsAreNamed) {
   const Tiny t;
   EXPECT_NE(t.error_of("rrs+aser@rank=4@outliers=4", false).find("rank"), std::string::npos);
   EXPECT_NE(t.error_of("rrs+aser@rank=4096", false).find("rank"), std::string::npos);
+  EXPECT_NE(t.error_of("rrs+aser@rank-bits=4", false).find("8 or 16"), std::string::npos);
   EXPECT_NE(t.error_of("rrs+aser@rank-share=0.5", true).find("rank-share"), std::string::npos);
   EXPECT_NE(t.error_of("smoothquant-w8a8+aser@rank=4@outliers=1", false).find("SmoothQuant"),
             std::string::npos);

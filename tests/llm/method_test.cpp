@@ -62,9 +62,17 @@ TEST(Method, SuffixesReachTheirFields) {
   EXPECT_EQ(parse_method("aser-w4a6", {}).weight.aser.rank, 64);
   EXPECT_EQ(parse_method("aser-w4a6", {}).weight.aser.smoothed(), 32);
   EXPECT_EQ(make_method("aser-w4a6@rank=8", {}).plan(0, 0).weight.aser.smoothed(), 4);
+  const Method narrow = make_method("aser-w4a8@rank=16@rank-bits=8", {});
+  EXPECT_EQ(narrow.plan(0, 0).weight.aser.bits, 8);
+  EXPECT_EQ(narrow.plan(0, 0).weight.aser.smoothed(), 8);
+  expect_in(describe(narrow), {"rank 16 in 8 bits, 8 outliers smoothed"});
+  EXPECT_EQ(make_method("aser-w4a8@rank-bits=16", {}).plan(0, 0).weight.aser.bits, 16);
+  EXPECT_FALSE(make_method("rrs@rank-bits=8", {}).needs_hessians());  // no rank: no branch
+  EXPECT_TRUE(make_method("rrs@rank-bits=8@rank=4", {}).needs_hessians());
   EXPECT_TRUE(parse_method("rrs-plan", {}).recipe);
   for (const char* text : {"fp-gptq", "fp+aser", "q4_0-native-gptq", "rrs+", "rrs-gptq+nonsense",
-                           "gptq", "+aser", "rrs@rank=-1", "rrs@damping=0", "rrs@solver=best"}) {
+                           "gptq", "+aser", "rrs@rank=-1", "rrs@damping=0", "rrs@solver=best",
+                           "rrs@rank-bits=4", "rrs@rank-bits=", "q4_0-native@rank-bits=8"}) {
     EXPECT_FALSE(accepts([&] { parse_method(text, {}); })) << text;
   }
   expect_in(refusal([] { make_method("rrs+zigzag", {}); }), {"'rrs+zigzag'", "-gptq", "+qfep"});

@@ -200,12 +200,9 @@ TEST(Plan, ToleranceGroupsAndKernelCosts) {
 }
 
 // A branch is an exception like any other: it costs its numbers, and is in the recipe and the
-// model.
-TEST(Plan, LowRanksAreBoughtForWhatTheyCost) {
-  Planned p;
-  PlanOptions o = p.options(7.0);
-  o.bits = {"8"};
-  o.ranks = {"8", "4"};
+// model. `bits`: of its numbers.
+void expect_ranks_bought(Planned* planned, const PlanOptions& o, int bits) {
+  Planned& p = *planned;
   const PlanResult result = p.plan(o);
   const Recipe& r = result.recipe;
   ASSERT_FALSE(r.log.empty());
@@ -224,13 +221,24 @@ TEST(Plan, LowRanksAreBoughtForWhatTheyCost) {
     }
     EXPECT_EQ(module.edges, numbers);
     const int rank = plan.weight.aser.rank;
+    EXPECT_EQ(plan.weight.aser.bits, bits);
     branches += rank > 0 ? 1u : 0u;
-    cost += module.macs * (plan.scheme.activation.bits + 16.0 * rank * numbers / weights);
+    cost += module.macs * (plan.scheme.activation.bits + 1.0 * bits * rank * numbers / weights);
     macs += module.macs;
   }
   EXPECT_NEAR(cost / macs, r.mean_cost, 1e-9);
-  EXPECT_LE(r.mean_cost, 7.0 + 1e-9);
+  EXPECT_LE(r.mean_cost, o.budget + 1e-9);
   EXPECT_TRUE(r.settings.empty() || branches > 0);
+}
+
+TEST(Plan, LowRanksAreBoughtForWhatTheyCost) {
+  Planned p;
+  PlanOptions o = p.options(7.0);
+  o.bits = {"8"};
+  o.ranks = {"8", "4"};
+  expect_ranks_bought(&p, o, 16);
+  o.method = "rrs@rank-bits=8";
+  expect_ranks_bought(&p, o, 8);
   // Larger than the layer: refused by name, before anything is measured.
   o.ranks = {"4096"};
   expect_in(refusal([&] { p.plan(o); }), {"rank"});

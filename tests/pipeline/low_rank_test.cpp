@@ -1,7 +1,8 @@
 // A layer with a low-rank branch: bits of the written order on every level, the double reference,
-// files, shared activations, bad input.
+// shared activations, bad input.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <string>
@@ -12,6 +13,7 @@
 #include "support/compare.hpp"
 #include "support/each_isa.hpp"
 #include "support/layer.hpp"
+#include "support/low_rank.hpp"
 #include "support/thread_executor.hpp"
 
 namespace {
@@ -19,47 +21,13 @@ namespace {
 using rrs::MatrixView;
 using rrs::PreparedWeight;
 using rrs::StatusCode;
+using rrs_test::attach;
+using rrs_test::Call;
+using rrs_test::Factors;
+using rrs_test::kLowRankBits;
 using rrs_test::LayerData;
-
-struct Factors {
-  std::int64_t rank;
-  std::vector<float> a, b;  // rounded to f16
-};
-
-Factors make_factors(std::int64_t n, std::int64_t k, std::int64_t rank, std::uint64_t seed) {
-  Factors f{rank, rrs_test::normal_vector(n * rank, seed),
-            rrs_test::normal_vector(rank * k, seed + 1)};
-  for (float& v : f.a) v = rrs::to_f32(rrs::to_f16(0.1f * v));
-  for (float& v : f.b) v = rrs::to_f32(rrs::to_f16(0.1f * v));
-  return f;
-}
-
-PreparedWeight attach(const rrs::WeightView& w, const Factors& f) {
-  auto both = rrs::attach_low_rank(w, MatrixView<const float>(f.a.data(), w.n, f.rank),
-                                   MatrixView<const float>(f.b.data(), f.rank, w.k));
-  EXPECT_TRUE(both.ok()) << both.status().message();
-  return std::move(*both);
-}
-
-struct Call {
-  rrs::Isa isa = rrs::Isa::kScalar;
-  rrs::LayerChannels channels;
-  rrs::GemmOptions gemm;
-};
-
-template <class Executor = rrs::SerialExecutor>
-std::vector<float> run_linear(const MatrixView<const float>& X, const rrs::WeightView& w,
-                              const Call& call, const Executor& executor = {}) {
-  std::vector<float> y(static_cast<std::size_t>(X.rows * w.n), 0.5f);
-  rrs::Workspace ws(rrs::workspace_bytes(X.rows, w));
-  rrs::ActivationOptions options;
-  options.isa = call.isa;
-  options.channels = call.channels;
-  const rrs::Status status =
-      rrs::linear(X, w, MatrixView<float>(y.data(), X.rows, w.n), ws, executor, options, call.gemm);
-  EXPECT_TRUE(status.ok()) << status.message();
-  return y;
-}
+using rrs_test::make_factors;
+using rrs_test::run_linear;
 
 // x~ as floats, without channels: what the library rotates.
 std::vector<float> rotated(const LayerData& d, const rrs::Rotation& rotation) {
@@ -80,14 +48,14 @@ std::vector<float> written_order(const LayerData& d, const Factors& f, const std
       float sum = 0.0f;
       for (std::int64_t k = 0; k < d.k; ++k) {
         sum = std::fma(x[static_cast<std::size_t>(t * d.k + k)],
-                       f.b[static_cast<std::size_t>(j * d.k + k)], sum);
+                       f.down[static_cast<std::size_t>(j * d.k + k)], sum);
       }
-      u[static_cast<std::size_t>(j)] = sum;
+      u[static_cast<std::size_t>(j)] = sum * f.s[static_cast<std::size_t>(j)];
     }
     for (std::int64_t n = 0; n < d.n; ++n) {
       float& y = z[static_cast<std::size_t>(t * d.n + n)];
       for (std::int64_t j = 0; j < f.rank; ++j) {
-        y = std::fma(u[static_cast<std::size_t>(j)], f.a[static_cast<std::size_t>(n * f.rank + j)],
+        y = std::fma(u[static_cast<std::size_t>(j)], f.up[static_cast<std::size_t>(n * f.rank + j)],
                      y);
       }
     }
@@ -98,23 +66,25 @@ std::vector<float> written_order(const LayerData& d, const Factors& f, const std
 // Every scheme and level: the bits of the written order over the bits of the layer without branch.
 TEST(LowRankLayer, EverySchemeAddsTheBranchInItsOrder) {
   const LayerData d = rrs_test::make_layer(29, 43, 160, 11);
-  const Factors f = make_factors(d.n, d.k, 21, 12);
+  const Factors factors[] = {make_factors(d.n, d.k, 21, 12), make_factors(d.n, d.k, 21, 12, 8)};
   int cases = 0;
   for (const rrs_test::NamedScheme& named : rrs_test::integer_schemes()) {
     if (named.scheme.activation.exact_reference) continue;
     const PreparedWeight base = rrs_test::prepare(d, named.scheme);
-    const PreparedWeight both = attach(base, f);
     const std::vector<float> x = rotated(d, named.scheme.rotation);
-    for (const rrs::Isa isa : rrs_test::supported_isas()) {
-      Call call;
-      call.isa = isa;
-      const std::vector<float> expected = written_order(d, f, x, run_linear(d.X(), base, call));
-      EXPECT_TRUE(rrs_test::bits_equal(run_linear(d.X(), both, call), expected))
-          << named.name << " level " << static_cast<int>(isa);
-      ++cases;
+    for (const Factors& f : factors) {
+      const PreparedWeight both = attach(base, f);
+      for (const rrs::Isa isa : rrs_test::supported_isas()) {
+        Call call;
+        call.isa = isa;
+        const std::vector<float> expected = written_order(d, f, x, run_linear(d.X(), base, call));
+        EXPECT_TRUE(rrs_test::bits_equal(run_linear(d.X(), both, call), expected))
+            << named.name << " bits " << f.bits << " level " << static_cast<int>(isa);
+        ++cases;
+      }
     }
   }
-  EXPECT_GE(cases, 20 * static_cast<int>(rrs_test::supported_isas().size()));
+  EXPECT_GE(cases, 40 * static_cast<int>(rrs_test::supported_isas().size()));
 }
 
 // Rows alone, threads, bias and accumulation: the same bits.
@@ -127,8 +97,11 @@ TEST(LowRankLayer, RowsAloneThreadsBiasAndResidual) {
   rrs::Scheme a16;
   a16.activation.bits = rrs::kActivationFloat;
   int levels = 0;
-  for (const rrs::Scheme& scheme : {rrs::presets::rrs(), per_token, a16}) {
-    const PreparedWeight w = attach(rrs_test::prepare(d, scheme), make_factors(d.n, d.k, 32, 23));
+  for (const int variant : {0, 1, 2, 3, 4, 5}) {
+    const rrs::Scheme& scheme =
+        variant % 3 == 0 ? rrs::presets::rrs() : (variant % 3 == 1 ? per_token : a16);
+    const PreparedWeight w = attach(rrs_test::prepare(d, scheme),
+                                    make_factors(d.n, d.k, 32, 23, kLowRankBits[variant / 3]));
     for (const rrs::Isa isa : rrs_test::supported_isas()) {
       Call call;
       call.isa = isa;
@@ -150,7 +123,7 @@ TEST(LowRankLayer, RowsAloneThreadsBiasAndResidual) {
       ++levels;
     }
   }
-  EXPECT_EQ(levels, 3 * static_cast<int>(rrs_test::supported_isas().size()));
+  EXPECT_EQ(levels, 6 * static_cast<int>(rrs_test::supported_isas().size()));
 }
 
 // The bound of gemm/low_rank.hpp for the branch alone: the base weight is zero. Both permutations
@@ -158,14 +131,15 @@ TEST(LowRankLayer, RowsAloneThreadsBiasAndResidual) {
 TEST(LowRankLayer, BranchStaysWithinItsBoundOfTheDoubleReference) {
   LayerData d = rrs_test::make_layer(20, 18, 160, 31);
   std::fill(d.w.begin(), d.w.end(), 0.0f);
-  const Factors f = make_factors(d.n, d.k, 9, 32);
   std::vector<std::int32_t> permutation(160);
   std::vector<float> divisor(160);
   for (std::size_t i = 0; i < 160; ++i) {
     permutation[i] = static_cast<std::int32_t>((i * 57 + 3) % 160);
     divisor[i] = i % 37 == 5 ? 11.0f : 0.7f;
   }
-  for (const bool wide : {false, true}) {
+  for (const int variant : {0, 1, 2, 3}) {
+    const bool wide = variant % 2 == 1;
+    const Factors f = make_factors(d.n, d.k, 9, 32, kLowRankBits[variant / 2]);
     rrs::Scheme scheme;
     rrs::LayerChannels channels;
     channels.input_permutation = permutation.data();
@@ -192,17 +166,19 @@ TEST(LowRankLayer, BranchStaysWithinItsBoundOfTheDoubleReference) {
         for (std::int64_t n = 0; n < d.n; ++n) {
           double exact = 0.0, magnitude = 0.0, moved = 0.0;
           for (std::int64_t j = 0; j < f.rank; ++j) {
-            const double a = static_cast<double>(f.a[static_cast<std::size_t>(n * f.rank + j)]);
+            const double a = static_cast<double>(f.up[static_cast<std::size_t>(n * f.rank + j)]) *
+                             static_cast<double>(f.s[static_cast<std::size_t>(j)]);
             for (std::int64_t k = 0; k < d.k; ++k) {
-              const double b = static_cast<double>(f.b[static_cast<std::size_t>(j * d.k + k)]);
+              const double b = static_cast<double>(f.down[static_cast<std::size_t>(j * d.k + k)]);
               const double v = static_cast<double>(x[static_cast<std::size_t>(t * d.k + k)]);
               exact += a * b * v;
               magnitude += std::abs(a * b * v);
               moved += std::abs(a * b) * rotation;
             }
           }
-          const double bound =
-              (static_cast<double>(d.k + f.rank) + 1) * 0x1p-24 * magnitude + moved;
+          const double bound = (static_cast<double>(d.k + f.rank) + 1 + (f.bits == 8 ? 1 : 0)) *
+                                   0x1p-24 * magnitude +
+                               moved;
           const double error =
               std::abs(static_cast<double>(y[static_cast<std::size_t>(t * d.n + n)]) - exact);
           ASSERT_TRUE(error <= bound) << error << " > " << bound << " at " << t << ", " << n;
@@ -220,7 +196,7 @@ TEST(LowRankLayer, SiblingsShareAnActivation) {
   const rrs::Scheme scheme = rrs::presets::rrs();
   const PreparedWeight none = rrs_test::prepare(d, scheme);
   const PreparedWeight q = attach(none, make_factors(d.n, d.k, 16, 42));
-  const PreparedWeight k = attach(none, make_factors(d.n, d.k, 24, 43));
+  const PreparedWeight k = attach(none, make_factors(d.n, d.k, 24, 43, 8));
   const rrs::LowRankView views[] = {q.view().low_rank, none.view().low_rank, k.view().low_rank};
   rrs::ActivationOptions options;
   options.low_rank = views;
@@ -239,11 +215,14 @@ TEST(LowRankLayer, SiblingsShareAnActivation) {
 
 TEST(LowRankLayer, NonFiniteRowsAreNanAndAlone) {
   LayerData d = rrs_test::make_layer(30, 20, 64, 51);
-  for (const rrs::Scheme& scheme :
-       {rrs::presets::rrs(), rrs::presets::rrs_whole(), rrs::presets::rrs_w4a16()}) {
+  const rrs::Scheme schemes[] = {rrs::presets::rrs(), rrs::presets::rrs_whole(),
+                                 rrs::presets::rrs_w4a16()};
+  for (const int variant : {0, 1, 2, 3, 4, 5}) {
+    const rrs::Scheme& scheme = schemes[variant % 3];
     LayerData bad = d;
     bad.x[17 * 64 + 5] = std::numeric_limits<float>::quiet_NaN();
-    const PreparedWeight w = attach(rrs_test::prepare(d, scheme), make_factors(d.n, d.k, 8, 52));
+    const PreparedWeight w = attach(rrs_test::prepare(d, scheme),
+                                    make_factors(d.n, d.k, 8, 52, kLowRankBits[variant / 3]));
     std::vector<float> without(d.x.begin(), d.x.begin() + 17 * 64);
     without.insert(without.end(), d.x.begin() + 18 * 64, d.x.end());
     for (const rrs::Isa isa : rrs_test::supported_isas()) {
@@ -263,45 +242,6 @@ TEST(LowRankLayer, NonFiniteRowsAreNanAndAlone) {
       EXPECT_TRUE(rrs_test::bits_equal(y.data() + 18 * 20, rest.data() + 17 * 20, 12 * 20));
       for (int n = 0; n < 20; ++n) EXPECT_TRUE(std::isnan(y[static_cast<std::size_t>(340 + n)]));
     }
-  }
-}
-
-TEST(LowRankLayer, FilesKeepTheBranch) {
-  const LayerData d = rrs_test::make_layer(5, 40, 96, 61);
-  const PreparedWeight base = rrs_test::prepare(d, rrs::presets::rrs());
-  for (const std::int64_t rank : {1, 8, 17, 40}) {
-    const Factors f = make_factors(d.n, d.k, rank, 62);
-    const PreparedWeight w = attach(base, f);
-    rrs::AlignedBuffer bytes(rrs::serialized_bytes(w));
-    const auto size = static_cast<std::size_t>(bytes.size());
-    ASSERT_TRUE(rrs::serialize_weight(w, bytes.data(), size).ok());
-    EXPECT_EQ(static_cast<int>(bytes.data()[8]), 2);  // file version
-    const auto view = rrs::view_weight(bytes.data(), size);
-    ASSERT_TRUE(view.ok()) << view.status().message();
-    EXPECT_EQ(view->low_rank.rank, rank);
-    EXPECT_EQ(view->stored_bytes(), w.view().stored_bytes());
-    EXPECT_TRUE(
-        rrs_test::bits_equal(run_linear(d.X(), *view, Call{}), run_linear(d.X(), w, Call{})));
-    // A changed factor, a cut file.
-    bytes.data()[bytes.size() - 100] ^= std::byte{1};
-    EXPECT_EQ(rrs::view_weight(bytes.data(), size).status().code, StatusCode::kCorruptData);
-    EXPECT_EQ(rrs::view_weight(bytes.data(), size - 64).status().code, StatusCode::kCorruptData);
-  }
-  // Without a branch: version 1, as before.
-  rrs::AlignedBuffer plain(rrs::serialized_bytes(base));
-  ASSERT_TRUE(
-      rrs::serialize_weight(base, plain.data(), static_cast<std::size_t>(plain.size())).ok());
-  EXPECT_EQ(static_cast<int>(plain.data()[8]), 1);
-}
-
-TEST(LowRankLayer, BitsPerWeightCountBothFactors) {
-  const LayerData d = rrs_test::make_layer(1, 64, 128, 71);
-  const PreparedWeight base = rrs_test::prepare(d, rrs::presets::rrs());
-  for (const std::int64_t rank : {8, 16, 64}) {
-    const PreparedWeight w = attach(base, make_factors(d.n, d.k, rank, 72));
-    const double more =
-        16.0 * static_cast<double>(rank * (d.n + d.k)) / static_cast<double>(d.n * d.k);
-    EXPECT_DOUBLE_EQ(w.bits_per_weight(), base.bits_per_weight() + more);
   }
 }
 
@@ -328,6 +268,22 @@ TEST(LowRankLayer, BadInputIsNamed) {
                               .status();
   EXPECT_EQ(std::string(nan.argument), "L_B");
   EXPECT_EQ(nan.value, 3);
+  const auto refused_bits = [&](int bits) {
+    return rrs::attach_low_rank(base, MatrixView<const float>(f.a.data(), 24, 8),
+                                MatrixView<const float>(f.b.data(), 8, 64), bits)
+        .status();
+  };
+  EXPECT_EQ(std::string(refused_bits(8).argument), "L_B");
+  EXPECT_EQ(refused_bits(8).value, 3);
+  f.b[3 * 64 + 7] = 0.0f;
+  f.a[5 * 8] = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(std::string(refused_bits(8).argument), "L_A");
+  EXPECT_EQ(refused_bits(8).value, 5);
+  f.a[5 * 8] = 3e38f, f.b[6] = 3e38f;  // finite, but their product over 127^2 is not
+  EXPECT_EQ(std::string(refused_bits(8).argument), "L_A");
+  EXPECT_EQ(refused_bits(8).value, 0);
+  EXPECT_EQ(std::string(refused_bits(4).argument), "low_rank.bits");
+  EXPECT_EQ(refused_bits(4).value, 4);
 
   // At run time: a branch that the activation does not carry; one of another K; exact_reference;
   // a workspace without room for it.
@@ -350,7 +306,17 @@ TEST(LowRankLayer, BadInputIsNamed) {
   view.k = 64, view.rank = 25;
   status = rrs::smooth_rotate_quantize(d.X(), w.scheme(), ws, a, {}, options);
   EXPECT_EQ(std::string(status.argument), "low_rank.rank");
-  view.rank = 8, options.low_rank_count = 9;
+  view.rank = 8, view.bits = 8;  // 16 bits are what it has: no scales
+  status = rrs::smooth_rotate_quantize(d.X(), w.scheme(), ws, a, {}, options);
+  EXPECT_EQ(std::string(status.argument), "low_rank.scales");
+  view.bits = 12;
+  status = rrs::smooth_rotate_quantize(d.X(), w.scheme(), ws, a, {}, options);
+  EXPECT_EQ(std::string(status.argument), "low_rank.bits");
+  rrs::WeightView broken = w.view();
+  broken.low_rank.bits = 8;
+  EXPECT_EQ(rrs::serialized_bytes(broken), 0u);
+  EXPECT_EQ(std::string(rrs::linear(d.X(), broken, Y, ws).argument), "low_rank.scales");
+  view.bits = 16, options.low_rank_count = 9;
   status = rrs::smooth_rotate_quantize(d.X(), w.scheme(), ws, a, {}, options);
   EXPECT_EQ(std::string(status.argument), "low_rank_count");
   options.low_rank_count = 1;

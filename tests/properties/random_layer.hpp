@@ -136,7 +136,9 @@ inline void make_random_layer(std::uint64_t seed, RandomLayer* l) {
   if (s.activation.exact_reference || random.integer(1, 6) > 1) return;
   const std::vector<float> a = normal_vector(n * rank, random.bits());
   const std::vector<float> b = normal_vector(rank * k, random.bits());
-  auto both = rrs::attach_low_rank(l->weight.view(), {a.data(), n, rank}, {b.data(), rank, k});
+  const int bits = random.integer(1, 2) == 1 ? 16 : 8;
+  auto both =
+      rrs::attach_low_rank(l->weight.view(), {a.data(), n, rank}, {b.data(), rank, k}, bits);
   ASSERT_TRUE(both.ok()) << both.status().message();
   l->weight = std::move(*both);
 }

@@ -10,8 +10,9 @@
 //   N >  K:  (E S)^T (E S) = V Sigma^2 V^T  and  L_A L_B = (E S V_r)(V_r^T S^-1)
 // in double: singular values below 1e-8 of the largest are noise, and no base error has such.
 // Rank: fixed, or by `share` the smallest r with sigma_1 + ... + sigma_r >= share * (sum of all).
-// L_A and L_B are rounded to f16; row j of L_B and column j of L_A are first multiplied by 2^c and
-// 2^-c so that their largest elements agree, which keeps both clear of f16's ends.
+// L_A and L_B are rounded to f16, or to the 8-bit codes of attach_low_rank; row j of L_B and column
+// j of L_A are first multiplied by 2^c and 2^-c so that their largest elements agree, which keeps
+// both clear of f16's ends.
 // Activation smoothing: the f inputs with the largest mean|X_j| mean|W_:j| are divided by
 // m_j = mean|X_j| / (smallest mean|X_i| in the set); the caller zeroes their columns of W before
 // quantization, so that E holds them in full. r must exceed f.
@@ -51,11 +52,12 @@ struct AserOptions {
   std::int64_t max_rank = 0;  // of the rule; 0: min(N, K)
   double damping = 0.01;      // times the mean of G's diagonal; > 0
   std::int64_t outliers = 0;  // f of the smoothing; only checked against the rank
+  int bits = 16;              // of an element of L_A and L_B: 16 or 8
 };
 
 struct AserFactors {
   std::int64_t rank = 0;
-  std::vector<float> a;                 // L_A [N][rank], values of f16
+  std::vector<float> a;                 // L_A [N][rank], rounded
   std::vector<float> b;                 // L_B [rank][K]
   std::vector<double> singular_values;  // all min(N, K), falling
   double base_objective = 0.0;          // tr(E G E^T), damped
@@ -111,6 +113,7 @@ inline Status validate_aser(std::int64_t n, std::int64_t k, const std::vector<do
   if (o.share > 0.0 && o.outliers >= most) {
     return invalid_argument("outliers", "must be below min(N, K)", o.outliers, most);
   }
+  if (Status s = validate_low_rank_bits(o.bits); !s) return s;
   if (!(o.damping > 0.0 && o.damping <= 10.0)) {
     return invalid_argument("damping", "times 1000 must be in (0, 10000]", -1, 10000);
   }
@@ -198,8 +201,18 @@ inline std::int64_t aser_rank(const std::vector<double>& sigma, const AserOption
   return (std::min)(rank, most);
 }
 
-// Powers of two move magnitude between column j of a and row j of b; then both are rounded to f16.
-inline void balance_and_round(AserMatrix* a, AserMatrix* b, AserFactors* out) {
+// A column of L_A or a row of L_B as what attach_low_rank makes of it in 8 bits.
+template <class Rank>
+void round_to_codes(Rank rank) {
+  const double most = static_cast<double>(static_cast<float>(rank.cwiseAbs().maxCoeff()));
+  for (Eigen::Index i = 0; i < rank.size(); ++i) {
+    const double value = static_cast<double>(static_cast<float>(rank(i)));
+    rank(i) = static_cast<double>(low_rank_code(value, most)) * most / 127.0;
+  }
+}
+
+// Powers of two move magnitude between column j of a and row j of b; then both are rounded.
+inline void balance_and_round(int bits, AserMatrix* a, AserMatrix* b, AserFactors* out) {
   for (Eigen::Index j = 0; j < a->cols(); ++j) {
     const double in_a = a->col(j).cwiseAbs().maxCoeff(), in_b = b->row(j).cwiseAbs().maxCoeff();
     if (!(in_a > 0.0 && in_b > 0.0)) continue;
@@ -207,10 +220,15 @@ inline void balance_and_round(AserMatrix* a, AserMatrix* b, AserFactors* out) {
     a->col(j) /= c;
     b->row(j) *= c;
   }
-  const auto round = [](AserMatrix* m, std::vector<float>* values) {
+  for (Eigen::Index j = 0; bits == 8 && j < a->cols(); ++j) {
+    round_to_codes(a->col(j));
+    round_to_codes(b->row(j));
+  }
+  const auto round = [bits](AserMatrix* m, std::vector<float>* values) {
     for (Eigen::Index r = 0; r < m->rows(); ++r) {
       for (Eigen::Index c = 0; c < m->cols(); ++c) {
-        values->push_back(to_f32(to_f16(static_cast<float>((*m)(r, c)))));
+        const auto value = static_cast<float>((*m)(r, c));
+        values->push_back(bits == 8 ? value : to_f32(to_f16(value)));
         (*m)(r, c) = static_cast<double>(values->back());
       }
     }
@@ -229,7 +247,8 @@ inline AserMatrix gram(const AserMatrix& m) {
 }  // namespace detail
 
 // The factors for an error matrix. Errors: kInvalidArgument naming hessian (size, a value that is
-// not finite, all zero, not positive definite), error, rank, share, outliers or damping.
+// not finite, all zero, not positive definite), error, rank, share, outliers, damping or
+// low_rank.bits.
 inline Result<AserFactors> aser_factors(const MatrixView<const double>& error,
                                         const std::vector<double>& hessian,
                                         const AserOptions& options = AserOptions{}) {
@@ -265,7 +284,7 @@ inline Result<AserFactors> aser_factors(const MatrixView<const double>& error,
     // V^T S^-1: solve S^T X = V.
     b = lower.transpose().triangularView<Eigen::Upper>().solve(v.leftCols(f.rank)).transpose();
   }
-  detail::balance_and_round(&a, &b, &f);
+  detail::balance_and_round(options.bits, &a, &b, &f);
   const detail::AserMatrix bs = b * lower.triangularView<Eigen::Lower>();
   es.noalias() -= a * bs;
   f.objective = es.squaredNorm();
@@ -284,7 +303,7 @@ inline Result<AserWeight> aser_weight(const WeightView& base, const MatrixView<c
   if (!f) return f.status();
   Result<PreparedWeight> both =
       attach_low_rank(base, MatrixView<const float>(f->a.data(), base.n, f->rank),
-                      MatrixView<const float>(f->b.data(), f->rank, base.k));
+                      MatrixView<const float>(f->b.data(), f->rank, base.k), options.bits);
   if (!both) return both.status();
   return AserWeight{std::move(*both), std::move(*f)};
 }

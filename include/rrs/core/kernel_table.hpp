@@ -130,6 +130,7 @@ using GemmTile = void (*)(const GemmTileArgs& args) noexcept;
 // inputs.
 //   out[t,o] = start, then k ascending: fma(x[t,k], f32(weights[k,o]), sum);
 //   start = start_scale[t] * out[t,o], or 0 where start_scale is null
+template <class Element>  // f16, or std::int8_t: codes
 struct LowRankArgs {
   int rows;    // any number >= 1
   int panels;  // any number >= 1
@@ -137,12 +138,13 @@ struct LowRankArgs {
   std::int64_t inputs;
   const float* x;  // [rows][x_stride]
   std::int64_t x_stride;
-  const f16* weights;        // [panel][inputs][width]
+  const Element* weights;    // [panel][inputs][width]
   const float* start_scale;  // [rows] or null
   float* out;                // [rows][out_stride]; panel p begins at 16 p; `width` are written
   std::int64_t out_stride;
 };
-using LowRankPanels = void (*)(const LowRankArgs& args) noexcept;
+template <class Element>
+using LowRankPanels = void (*)(const LowRankArgs<Element>& args) noexcept;
 
 struct GemmKernel {
   GemmTile tile;
@@ -170,7 +172,8 @@ struct GemmKernels {
                     bool accumulate, f16* y) noexcept;
   void (*store_bf16)(const float* acc, std::int64_t n, float token_scale, const float* bias,
                      bool accumulate, bf16* y) noexcept;
-  LowRankPanels low_rank;
+  LowRankPanels<f16> low_rank16;
+  LowRankPanels<std::int8_t> low_rank8;
 };
 
 struct KernelTable {

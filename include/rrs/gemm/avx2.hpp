@@ -28,7 +28,8 @@ constexpr GemmKernels gemm_kernels(GemmKernels lower) {
   lower.store_f32 = &store_f32;
   lower.store_f16 = &store_f16;
   lower.store_bf16 = &store_bf16;
-  lower.low_rank = &low_rank_panels;
+  lower.low_rank16 = &low_rank_panels<f16>;
+  lower.low_rank8 = &low_rank_panels<std::int8_t>;
   return lower;
 }
 

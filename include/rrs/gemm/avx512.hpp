@@ -46,7 +46,8 @@ constexpr GemmKernels gemm_kernels(GemmKernels lower) {
                  "avx512 w4a16 12x32 of 48x64"};
   lower.w8a16 = {&float_gemm_tile<8>, kFloatMaxRows, kFloatMaxPanels,
                  "avx512 w8a16 12x32 of 48x64"};
-  lower.low_rank = &low_rank_panels;
+  lower.low_rank16 = &low_rank_panels<f16>;
+  lower.low_rank8 = &low_rank_panels<std::int8_t>;
   return lower;
 }
 

@@ -5,70 +5,108 @@
 //
 // from: pipeline/activation_rows.hpp (down), driver.hpp (up); layouts: pack/low_rank.hpp.  to: Y.
 // Written order. Every level, thread count, tile and M gives the same bits:
-//   u = 0; k ascending: u = fma(x~[k], f32(L_B[j,k]), u)
-//   z = a * acc (rounded); j ascending: z = fma(u[j], f32(L_A[n,j]), z); then "Store" of gemm.hpp
+//   u = 0; k ascending: u = fma(x~[k], f32(down[j,k]), u); at 8 bits then u = u * s[j] (rounded)
+//   z = a * acc (rounded); j ascending: z = fma(u[j], f32(up[n,j]), z); then "Store" of gemm.hpp
 //   with a = 1. A non-finite row has u = 0 and stays quiet NaN.
-// Bound against the exact sums, e = 2^-24, no overflow or underflow:
-//   |error| <= that of gemm.hpp + e |a acc| + r e (|a acc| + sum_j |u[j] L_A[n,j]|)
-//              + (K + r) e sum_j |L_A[n,j]| sum_k |x~[k] L_B[j,k]|
+// At 16 bits down and up are L_B and L_A; at 8 they are codes, and L_A[n,j] L_B[j,k] stands for
+// s[j] up[n,j] down[j,k] (f32 holds a code exactly).
+// Bound against the exact sums, e = 2^-24, no overflow or underflow, c = 0 at 16 bits, 1 at 8:
+//   |error| <= that of gemm.hpp + e |a acc| + r e (|a acc| + sum_j |u[j] up[n,j]|)
+//              + (K + r + c) e sum_j |L_A[n,j]| sum_k |x~[k] L_B[j,k]|
 // Why here and not as two more GEMMs: x~ never goes to memory and Y is written once. Why u is
 // computed per (activation, weight) at preparation and not x~ kept for gemm: M r floats instead of
-// M K. Cost: r (K + N) multiply-adds per row, at f32 rate: 1.6 % of the layer's multiplications at
-// rank 32 and 4096 x 4096 (measured overhead: bench/README.md). For one row (decode) the
-// down-projection is part of the single preparation task.
+// M K. Why floats at 8 bits, too, and not x~ as codes: the branch is there for what codes of x~
+// lose. Cost: r (K + N) multiply-adds per row, at f32 rate: 1.6 % of the layer's multiplications at
+// rank 32 and 4096 x 4096 (measured overhead: bench/README.md), the same at 8 bits, where half the
+// bytes are read. For one row (decode) the down-projection is part of the single preparation task.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "rrs/core/config.hpp"
 #include "rrs/core/kernel_table.hpp"
+#include "rrs/core/types.hpp"
 #include "rrs/pack/low_rank.hpp"
 
 RRS_FUNCTIONS_BEGIN
 
 namespace detail {
 
-// u [rows][u_stride] = x [rows][x_stride] L_B^T; u_stride >= low_rank_columns(rank).
-inline void low_rank_down(const GemmKernels& kernels, const LowRankView& b, const float* x,
-                          std::int64_t x_stride, int rows, float* u,
-                          std::int64_t u_stride) noexcept {
-  LowRankArgs a{};
-  a.rows = rows;
+template <class Element>
+void run_low_rank(const GemmKernels& kernels, const LowRankArgs<Element>& a) noexcept {
+  if constexpr (std::is_same_v<Element, f16>) {
+    kernels.low_rank16(a);
+  } else {
+    kernels.low_rank8(a);
+  }
+}
+
+// `a` has rows, x and out: the panels of 16 ranks, then the short one.
+template <class Element>
+void low_rank_down_panels(const GemmKernels& kernels, const LowRankView& b,
+                          LowRankArgs<Element> a) noexcept {
   a.inputs = b.k;
-  a.x = x;
-  a.x_stride = x_stride;
-  a.weights = b.down;
-  a.out = u;
-  a.out_stride = u_stride;
+  a.weights = static_cast<const Element*>(b.down);
   a.width = kPanelOutputs;
   const std::int64_t columns = low_rank_columns(b.rank);
   a.panels = static_cast<int>(columns / kPanelOutputs);
-  if (a.panels > 0) kernels.low_rank(a);
+  if (a.panels > 0) run_low_rank(kernels, a);
   if (columns % kPanelOutputs == 0) return;
   const std::int64_t done = std::int64_t{a.panels} * kPanelOutputs;
   a.weights += done * b.k;
   a.out += done;
   a.width = 8;
   a.panels = 1;
-  kernels.low_rank(a);
+  run_low_rank(kernels, a);
+}
+
+// u [rows][u_stride] = x [rows][x_stride] L_B^T (times s at 8 bits); u_stride >=
+// low_rank_columns(rank).
+inline void low_rank_down(const GemmKernels& kernels, const LowRankView& b, const float* x,
+                          std::int64_t x_stride, int rows, float* u,
+                          std::int64_t u_stride) noexcept {
+  const auto with = [&](auto a) {
+    a.rows = rows;
+    a.x = x;
+    a.x_stride = x_stride;
+    a.out = u;
+    a.out_stride = u_stride;
+    low_rank_down_panels(kernels, b, a);
+  };
+  if (b.bits == 16) return with(LowRankArgs<f16>{});
+  with(LowRankArgs<std::int8_t>{});
+  for (int t = 0; t < rows; ++t) {
+    for (std::int64_t j = 0; j < low_rank_columns(b.rank); ++j) u[t * u_stride + j] *= b.scales[j];
+  }
+}
+
+// `a` has rows, panels, x, start_scale and out.
+template <class Element>
+void low_rank_up_panels(const GemmKernels& kernels, const LowRankView& b, std::int64_t panel,
+                        LowRankArgs<Element> a) noexcept {
+  a.width = kPanelOutputs;
+  a.inputs = b.rank;
+  a.weights = static_cast<const Element*>(b.up) + panel * kPanelOutputs * b.rank;
+  a.out_stride = std::int64_t{a.panels} * kPanelOutputs;
+  run_low_rank(kernels, a);
 }
 
 // z [rows][panels * 16] = token_scales * z + u L_A^T for the panels from `panel` on.
 inline void low_rank_up(const GemmKernels& kernels, const LowRankView& b, const float* u,
                         std::int64_t u_stride, const float* token_scales, int rows,
                         std::int64_t panel, int panels, float* z) noexcept {
-  LowRankArgs a{};
-  a.rows = rows;
-  a.panels = panels;
-  a.width = kPanelOutputs;
-  a.inputs = b.rank;
-  a.x = u;
-  a.x_stride = u_stride;
-  a.weights = b.up + panel * kPanelOutputs * b.rank;
-  a.start_scale = token_scales;
-  a.out = z;
-  a.out_stride = std::int64_t{panels} * kPanelOutputs;
-  kernels.low_rank(a);
+  const auto with = [&](auto a) {
+    a.rows = rows;
+    a.panels = panels;
+    a.x = u;
+    a.x_stride = u_stride;
+    a.start_scale = token_scales;
+    a.out = z;
+    low_rank_up_panels(kernels, b, panel, a);
+  };
+  if (b.bits == 16) return with(LowRankArgs<f16>{});
+  with(LowRankArgs<std::int8_t>{});
 }
 
 }  // namespace detail

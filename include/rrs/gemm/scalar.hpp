@@ -161,7 +161,8 @@ constexpr GemmKernels gemm_kernels() {
                      &store_f32,
                      &store_f16,
                      &store_bf16,
-                     &low_rank_panels};
+                     &low_rank_panels<f16>,
+                     &low_rank_panels<std::int8_t>};
 }
 
 }  // namespace scalar

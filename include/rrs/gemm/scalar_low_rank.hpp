@@ -13,9 +13,13 @@ RRS_FUNCTIONS_BEGIN
 
 namespace scalar {
 
-inline void low_rank_panels(const LowRankArgs& a) noexcept {
+inline float low_rank_value(f16 v) noexcept { return to_f32(v); }
+inline float low_rank_value(std::int8_t v) noexcept { return static_cast<float>(v); }
+
+template <class Element>
+inline void low_rank_panels(const LowRankArgs<Element>& a) noexcept {
   for (int p = 0; p < a.panels; ++p) {
-    const f16* weights = a.weights + p * a.inputs * a.width;
+    const Element* weights = a.weights + p * a.inputs * a.width;
     float* out = a.out + p * kPanelOutputs;
     for (int t = 0; t < a.rows; ++t) {
       for (int o = 0; o < a.width; ++o) {
@@ -25,7 +29,7 @@ inline void low_rank_panels(const LowRankArgs& a) noexcept {
     }
     for (std::int64_t k = 0; k < a.inputs; ++k) {
       float w[kPanelOutputs];
-      for (int o = 0; o < a.width; ++o) w[o] = to_f32(weights[k * a.width + o]);
+      for (int o = 0; o < a.width; ++o) w[o] = low_rank_value(weights[k * a.width + o]);
       for (int t = 0; t < a.rows; ++t) {
         const float x = a.x[t * a.x_stride + k];
         float* sum = out + t * a.out_stride;

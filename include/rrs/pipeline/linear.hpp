@@ -111,12 +111,13 @@ inline Status validate_match(const PreparedActivation& a, const WeightView& w) n
 inline bool overlaps_weight(const void* data, std::int64_t bytes, const WeightView& w) noexcept {
   const std::int64_t panels = panel_count(w.n) * w.panel_bytes;
   const std::int64_t scales = panel_count(w.n) * w.panel_scales() * 2;
+  const LowRankView& b = w.low_rank;
   return ranges_overlap(data, bytes, w.panels, panels) ||
          ranges_overlap(data, bytes, w.scales, scales) ||
          (w.offsets != nullptr && ranges_overlap(data, bytes, w.offsets, 2 * scales)) ||
-         ranges_overlap(data, bytes, w.low_rank.down,
-                        2 * low_rank_down_elements(w.low_rank.rank, w.k)) ||
-         ranges_overlap(data, bytes, w.low_rank.up, 2 * low_rank_up_elements(w.low_rank.rank, w.n));
+         ranges_overlap(data, bytes, b.down, low_rank_down_bytes(b.rank, w.k, b.bits)) ||
+         ranges_overlap(data, bytes, b.up, low_rank_up_bytes(b.rank, w.n, b.bits)) ||
+         ranges_overlap(data, bytes, b.scales, low_rank_scale_bytes(b.rank, b.bits));
 }
 
 // Y against the shape M x N, the weight, the workspace and the bias.

@@ -42,7 +42,7 @@ struct ActivationSegment {
 
 // L_B x~ of one branch, which its `down` pointer names.
 struct PreparedLowRank {
-  const f16* down = nullptr;
+  const void* down = nullptr;
   std::int64_t rank = 0;
   const float* u = nullptr;  // [m][low_rank_columns(rank)]
 };

@@ -1,6 +1,7 @@
 // A packed weight as bytes: written once, mapped from a file and used in place.
 //
-//   bytes = header (320) | panels | scales | offsets | L_B | L_A, 64-byte aligned, gaps zero
+//   bytes = header (320) | panels | scales | offsets | L_B | L_A | their scales, 64-byte aligned,
+//   gaps zero
 //
 // from: WeightView (serialize_weight).  to: WeightView (view_weight), pointing into the same bytes:
 // nothing is copied, so `data` must be 64-byte aligned (a mapped file is) and outlive the view.
@@ -29,9 +30,9 @@
 
 RRS_TYPES_BEGIN
 
-// A weight with a low-rank branch is written as version 2, any other as version 1, with the bytes
-// that earlier releases wrote.
-inline constexpr std::uint32_t kWeightFileVersion = 2;
+// Version 1: no low-rank branch. 2: with one in 16 bits. 3: with one in 8. Each is written with the
+// bytes that earlier releases wrote, so these read all that they know and refuse the rest by name.
+inline constexpr std::uint32_t kWeightFileVersion = 3;
 
 // Whether view_weight reads the whole payload to verify it. The header is always verified.
 enum class Checksum : std::uint8_t { kVerify, kSkip };
@@ -66,8 +67,9 @@ struct WeightFileHeader {
   std::uint64_t channels_fingerprint;
   std::int64_t panels_bytes, scales_at, scales_bytes, offsets_at, offsets_bytes, payload_bytes;
   SchemeRecord scheme;
-  std::int64_t rank, down_at, down_bytes, up_at, up_bytes;  // version 1: all 0
-  std::uint64_t reserved[4];
+  std::int64_t rank, down_at, down_bytes, up_at, up_bytes;    // version 1: all 0
+  std::int64_t rank_bits, rank_scales_at, rank_scales_bytes;  // version 3: 8, ...; below: all 0
+  std::uint64_t reserved;
   std::uint64_t payload_checksum;
   std::uint64_t header_checksum;  // of all bytes before it
 };
@@ -169,8 +171,8 @@ inline std::uint64_t header_checksum(const WeightFileHeader& h) noexcept {
 // The layout of a view that makes sense.
 inline Result<WeightLayout> checked_view_layout(const WeightView& w) noexcept {
   if (Status s = validate(w.scheme, w.k); !s) return s;
-  const Result<WeightLayout> layout =
-      weight_layout(w.n, w.k, w.scheme.weight, w.offsets != nullptr, w.low_rank.rank);
+  const Result<WeightLayout> layout = weight_layout(w.n, w.k, w.scheme.weight, w.offsets != nullptr,
+                                                    w.low_rank.rank, w.low_rank.bits);
   if (!layout) return layout;
   if (w.panel_bytes != layout->panel_bytes) {
     return invalid_argument("W.panel_bytes", "must be that of the shape and scheme", w.panel_bytes,
@@ -186,6 +188,9 @@ inline Result<WeightLayout> checked_view_layout(const WeightView& w) noexcept {
   const LowRankView& b = w.low_rank;
   if (b.rank > 0 && (b.n != w.n || b.k != w.k || b.down == nullptr || b.up == nullptr)) {
     return invalid_argument("W.low_rank", "must be of the weight's shape (found: K)", b.k, w.k);
+  }
+  if (layout->rank_scales_bytes > 0 && b.scales == nullptr) {
+    return invalid_argument("W.low_rank.scales", "must not be null at 8 bits", 0, 1);
   }
   return layout;
 }
@@ -224,10 +229,14 @@ inline Status serialize_weight(const WeightView& w, void* out, std::size_t size)
       std::memcpy(payload + l.down_at, w.low_rank.down, static_cast<std::size_t>(l.down_bytes));
       std::memcpy(payload + l.up_at, w.low_rank.up, static_cast<std::size_t>(l.up_bytes));
     }
+    if (l.rank_scales_bytes > 0) {
+      std::memcpy(payload + l.rank_scales_at, w.low_rank.scales,
+                  static_cast<std::size_t>(l.rank_scales_bytes));
+    }
   }
   detail::WeightFileHeader h{};
   std::memcpy(h.magic, detail::kWeightMagic, sizeof h.magic);
-  h.file_version = l.rank > 0 ? 2 : 1;
+  h.file_version = l.rank == 0 ? 1 : l.rank_bits == 16 ? 2 : 3;
   h.layout_version = kPackedFormatVersion;
   h.byte_order = detail::kByteOrder;
   h.header_bytes = static_cast<std::uint32_t>(detail::kWeightHeaderBytes);
@@ -247,6 +256,11 @@ inline Status serialize_weight(const WeightView& w, void* out, std::size_t size)
     h.down_bytes = l.down_bytes;
     h.up_at = l.up_at;
     h.up_bytes = l.up_bytes;
+  }
+  if (l.rank_scales_bytes > 0) {
+    h.rank_bits = l.rank_bits;
+    h.rank_scales_at = l.rank_scales_at;
+    h.rank_scales_bytes = l.rank_scales_bytes;
   }
   h.scheme = detail::to_record(w.scheme);
   h.payload_checksum = hash_bytes(payload, bytes);
@@ -280,8 +294,12 @@ inline Status check_identity(const WeightFileHeader& h) noexcept {
     return corrupt("header_checksum", "must match the header", 0, 0);
   }
   if ((h.file_version == 1) != (h.rank == 0)) {
-    return corrupt("file_version", "must be 2 with a low-rank branch, else 1", h.file_version,
-                   h.rank == 0 ? 1 : 2);
+    return corrupt("file_version", "must be 1 without a low-rank branch, else 2 or 3",
+                   h.file_version, h.rank == 0 ? 1 : 2);
+  }
+  const std::int64_t rank_bits = h.file_version == 3 ? 8 : 0;
+  if (h.rank_bits != rank_bits) {
+    return corrupt("rank_bits", "must be 8 in version 3, else 0", h.rank_bits, rank_bits);
   }
   return Status{};
 }
@@ -304,6 +322,8 @@ inline Status check_sizes(const WeightFileHeader& h, const WeightLayout& l,
       {"down_bytes", h.down_bytes, l.down_bytes},
       {"up_at", h.up_at, l.rank > 0 ? l.up_at : 0},
       {"up_bytes", h.up_bytes, l.up_bytes},
+      {"rank_scales_at", h.rank_scales_at, l.rank_scales_bytes > 0 ? l.rank_scales_at : 0},
+      {"rank_scales_bytes", h.rank_scales_bytes, l.rank_scales_bytes},
       {"payload_bytes", h.payload_bytes, l.total_bytes},
       {"size", size - kWeightHeaderBytes, l.total_bytes},
   };
@@ -340,7 +360,8 @@ inline Result<WeightView> view_weight(const void* data, std::size_t size,
   const Scheme scheme = detail::from_record(h.scheme);
   Status valid = validate(scheme, h.k);
   const Result<WeightLayout> layout =
-      valid.ok() ? weight_layout(h.n, h.k, scheme.weight, h.offsets_bytes != 0, h.rank)
+      valid.ok() ? weight_layout(h.n, h.k, scheme.weight, h.offsets_bytes != 0, h.rank,
+                                 h.file_version == 3 ? 8 : 16)
                  : Result<WeightLayout>(valid);
   if (!layout) {  // the same message, as what it is here
     valid = layout.status();

@@ -5,9 +5,10 @@
 //
 // from: pipeline/weight.hpp (prepare_weight, weight_from_codes), weight_file.hpp (view_weight).
 // to: gemm, linear.
-// Layout: pack/layout.hpp, pack/low_rank.hpp. One buffer: panels, scales, offsets, L_B, L_A, each
-// section 64-byte aligned. Cost in memory: 4 or 8 bits per weight, plus 16 (scale) and 32 (offset)
-// bits per group and output, plus 16 r (N + K) bits for a low-rank branch.
+// Layout: pack/layout.hpp, pack/low_rank.hpp. One buffer: panels, scales, offsets, L_B, L_A and its
+// scales, each section 64-byte aligned. Cost in memory: 4 or 8 bits per weight, plus 16 (scale) and
+// 32 (offset) bits per group and output, plus 16 r (N + K) bits for a low-rank branch, or
+// 8 r (N + K) + 32 r in 8 bits.
 #pragma once
 
 #include <cstddef>
@@ -43,9 +44,10 @@ struct WeightView {
   RRS_MEMBER std::int64_t stored_bytes() const noexcept {
     const std::int64_t panels_ = (n + kPanelOutputs - 1) / kPanelOutputs;
     const std::int64_t per_scale = offsets != nullptr ? 6 : 2;
-    const std::int64_t down = (low_rank.rank + 7) / 8 * 8 * k;
-    const std::int64_t up = panels_ * kPanelOutputs * low_rank.rank;
-    return panels_ * (panel_bytes + panel_scales() * per_scale) + 2 * (down + up);
+    const std::int64_t columns = (low_rank.rank + 7) / 8 * 8;
+    const std::int64_t factors = columns * k + panels_ * kPanelOutputs * low_rank.rank;
+    const std::int64_t branch = low_rank.bits == 8 ? factors + 4 * columns : 2 * factors;
+    return panels_ * (panel_bytes + panel_scales() * per_scale) + branch;
   }
   // 8 * stored_bytes() / (n * k): 4.5 for 4 bits in groups of 32; 0 for an empty weight.
   RRS_MEMBER double bits_per_weight() const noexcept {
@@ -65,10 +67,13 @@ struct WeightLayout {
   std::int64_t offsets_at = 0;
   std::int64_t offsets_bytes = 0;  // 0: no offsets
   std::int64_t rank = 0;           // 0: no low-rank branch
+  int rank_bits = 16;              // of an element of L_B and L_A: 16 or 8
   std::int64_t down_at = 0;
   std::int64_t down_bytes = 0;
   std::int64_t up_at = 0;
   std::int64_t up_bytes = 0;
+  std::int64_t rank_scales_at = 0;
+  std::int64_t rank_scales_bytes = 0;  // 0: 16 bits
   std::int64_t total_bytes = 0;
 };
 
@@ -110,19 +115,21 @@ inline std::uint64_t channels_fingerprint(const LayerChannels& c, std::int64_t k
   return any && h == 0 ? 1 : h;
 }
 
-// Sections of a weight of n x k; kInvalidArgument when a size is negative, rank is above min(n, k)
-// or the bytes exceed int64.
+// Sections of a weight of n x k; kInvalidArgument when a size is negative, rank is above min(n, k),
+// rank_bits is neither 16 nor 8 or the bytes exceed int64.
 inline Result<WeightLayout> weight_layout(std::int64_t n, std::int64_t k,
                                           const WeightScheme& scheme, bool with_offsets,
-                                          std::int64_t rank = 0) noexcept {
+                                          std::int64_t rank = 0, int rank_bits = 16) noexcept {
   constexpr std::int64_t kMost = std::int64_t{1} << 56;  // keeps every sum below clear of overflow
   if (n < 0 || n > kMost) return invalid_argument("N", "must be in [0, 2^56]", n, kMost);
   if (k < 1 || k > kMost / 32) return invalid_argument("K", "must be in [1, 2^51]", k, kMost / 32);
   if (rank < 0 || rank > (n < k ? n : k)) {
     return invalid_argument("low_rank.rank", "must be in [0, min(N, K)]", rank, n < k ? n : k);
   }
+  if (Status s = detail::validate_low_rank_bits(rank_bits); !s) return s;
   WeightLayout l;
   l.rank = rank;
+  l.rank_bits = rank_bits;
   l.panel_bytes = panel_bytes(k, scheme.bits);
   l.groups = group_count(k, scheme.group);
   const std::int64_t panels = panel_count(n);
@@ -141,10 +148,12 @@ inline Result<WeightLayout> weight_layout(std::int64_t n, std::int64_t k,
   l.offsets_at = (l.scales_at + l.scales_bytes + mask) & ~mask;
   l.offsets_bytes = with_offsets ? panels * panel_scales * 4 : 0;
   l.down_at = (l.offsets_at + l.offsets_bytes + mask) & ~mask;
-  l.down_bytes = 2 * low_rank_down_elements(rank, k);
+  l.down_bytes = low_rank_down_bytes(rank, k, rank_bits);
   l.up_at = (l.down_at + l.down_bytes + mask) & ~mask;
-  l.up_bytes = 2 * low_rank_up_elements(rank, n);
-  l.total_bytes = (l.up_at + l.up_bytes + mask) & ~mask;
+  l.up_bytes = low_rank_up_bytes(rank, n, rank_bits);
+  l.rank_scales_at = (l.up_at + l.up_bytes + mask) & ~mask;
+  l.rank_scales_bytes = low_rank_scale_bytes(rank, rank_bits);
+  l.total_bytes = (l.rank_scales_at + l.rank_scales_bytes + mask) & ~mask;
   return l;
 }
 
@@ -164,8 +173,10 @@ inline WeightView make_weight_view(const std::byte* base, const WeightLayout& l,
   v.scales = reinterpret_cast<const f16*>(base + l.scales_at);
   if (l.offsets_bytes > 0) v.offsets = reinterpret_cast<const float*>(base + l.offsets_at);
   if (l.rank > 0) {
-    v.low_rank = LowRankView{l.rank, n, k, reinterpret_cast<const f16*>(base + l.down_at),
-                             reinterpret_cast<const f16*>(base + l.up_at)};
+    v.low_rank = LowRankView{l.rank, n, k, base + l.down_at, base + l.up_at, l.rank_bits};
+    if (l.rank_bits == 8) {
+      v.low_rank.scales = reinterpret_cast<const float*>(base + l.rank_scales_at);
+    }
   }
   return v;
 }
