@@ -6,13 +6,15 @@ order of inclusion, each once.
 
 Not included: calibrate/ and reference/, as in rrs/rrs.hpp. Every project header has `#pragma once`
 and includes only at namespace scope, outside every target region: that is what makes pasting safe,
-and .ci/check_routes builds and runs the result.
+and .ci/check_routes builds the result, runs it and compares its bits with the conformance vectors. It names
+its version and carries the license, since it travels alone.
 """
 import pathlib
 import re
 import sys
 
-INCLUDE = pathlib.Path(__file__).resolve().parent.parent / "include"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+INCLUDE = ROOT / "include"
 OWN = re.compile(r'^#include "(rrs/[\w/]+\.hpp)"$')
 
 
@@ -30,13 +32,21 @@ def paste(name: str, seen: set) -> list:
     return out
 
 
+def head() -> list:
+    """What the file says of itself: the version and the license, as comments."""
+    header = (INCLUDE / "rrs/core/version.hpp").read_text(encoding="ascii")
+    version = ".".join(re.findall(r"#define RRS_VERSION_(?:MAJOR|MINOR|PATCH) (\d+)", header))
+    license_lines = (ROOT / "LICENSE").read_text(encoding="ascii").splitlines()
+    return [f"// rrs {version} as one header, made by cmake/amalgamate.py: do not edit.", "//",
+            *(f"// {line}".rstrip() for line in license_lines), "#pragma once"]
+
+
 def main() -> int:
     if len(sys.argv) != 2:
         print(__doc__, file=sys.stderr)
         return 2
     seen = set()
-    text = ["// rrs as one header, made by cmake/amalgamate.py: do not edit.", "#pragma once",
-            "#if defined(RRS_EXTERNAL_KERNELS) && RRS_EXTERNAL_KERNELS",
+    text = [*head(), "#if defined(RRS_EXTERNAL_KERNELS) && RRS_EXTERNAL_KERNELS",
             '#error "the single header contains its kernels: RRS_EXTERNAL_KERNELS is not for it"',
             "#endif"]
     text += paste("rrs/rrs.hpp", seen)

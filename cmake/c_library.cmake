@@ -1,8 +1,9 @@
 # rrs::c: include/rrs/c/rrs.h with its one source file, compiled. `rrs_c_library(name type)` makes one.
 function(rrs_c_library name type)
   add_library(${name} ${type} ${PROJECT_SOURCE_DIR}/include/rrs/c/rrs.cpp)
-  target_link_libraries(${name} PUBLIC $<BUILD_INTERFACE:rrs>)
-  target_include_directories(${name} INTERFACE $<INSTALL_INTERFACE:include>)
+  # Not linked to rrs, which asks its users for C++17: those of this one may be projects in C.
+  target_compile_features(${name} PRIVATE cxx_std_17)
+  target_include_directories(${name} PUBLIC $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}/include>)
   set_target_properties(${name} PROPERTIES CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
                                            POSITION_INDEPENDENT_CODE ON VERSION ${PROJECT_VERSION}
                                            SOVERSION 1)  # RRS_C_ABI_VERSION

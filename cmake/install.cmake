@@ -1,24 +1,36 @@
-# Install rules: headers, a relocatable CMake package (rrs::rrs) and a relocatable rrs.pc. The library
-# has no architecture of its own, so both packages go to share/.
+# Install rules: headers, a relocatable CMake package (rrs::rrs, and the compiled libraries that were asked for)
+# and a relocatable rrs.pc. Headers have no architecture, so both packages go to share/; a CMake package with
+# compiled libraries has that of its machine and goes to lib/.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 install(DIRECTORY ${CMAKE_CURRENT_SOURCE_DIR}/include/rrs DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}
         PATTERN "*.md" EXCLUDE)
-install(TARGETS rrs EXPORT rrs-targets)
-set(rrs_package_dir ${CMAKE_INSTALL_DATADIR}/cmake/rrs)
+install(FILES ${CMAKE_CURRENT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DATADIR}/doc/rrs)
+
+set(rrs_compiled)
 if(RRS_BUILD_KERNELS)
-  install(TARGETS rrs_kernels EXPORT rrs-targets)
+  list(APPEND rrs_compiled rrs_kernels)
 endif()
-if(TARGET rrs_c)
-  install(TARGETS rrs_c EXPORT rrs-targets)
+if(RRS_BUILD_C)
+  list(APPEND rrs_compiled rrs_c)
 endif()
+if(rrs_compiled)
+  set(rrs_package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/rrs)
+  set(rrs_architecture)
+else()
+  set(rrs_package_dir ${CMAKE_INSTALL_DATADIR}/cmake/rrs)
+  set(rrs_architecture ARCH_INDEPENDENT)
+endif()
+
+install(TARGETS rrs ${rrs_compiled} EXPORT rrs-targets
+        INCLUDES DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
 install(EXPORT rrs-targets NAMESPACE rrs:: DESTINATION ${rrs_package_dir})
 configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/rrs-config.cmake.in
                               ${CMAKE_CURRENT_BINARY_DIR}/rrs-config.cmake
                               INSTALL_DESTINATION ${rrs_package_dir})
 write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/rrs-config-version.cmake
-                                 COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
+                                 COMPATIBILITY SameMinorVersion ${rrs_architecture})
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/rrs-config.cmake
               ${CMAKE_CURRENT_BINARY_DIR}/rrs-config-version.cmake
         DESTINATION ${rrs_package_dir})

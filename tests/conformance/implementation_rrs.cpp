@@ -4,7 +4,6 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "rrs/pipeline/weight_low_rank.hpp"
 #include "rrs/rrs.hpp"
 
 namespace conformance {

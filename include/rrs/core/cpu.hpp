@@ -74,6 +74,8 @@ RRS_FORCE_INLINE bool bit(std::uint32_t word, int index) noexcept { return (word
 
 }  // namespace detail
 
+// What the CPU has (CPUID) and the operating system saves the registers of (XCR0); a pure function,
+// so that tests can show it any machine.
 inline CpuFeatures decode_features(const CpuidSnapshot& cpu) noexcept {
   constexpr std::uint64_t kYmmState = 0x6;       // XMM and YMM saved
   constexpr std::uint64_t kZmmState = 0xe6;      // and opmask, ZMM 0-15 high, ZMM 16-31
@@ -105,6 +107,7 @@ inline bool features_suffice(CpuFeatures found, CpuFeatures required,
   return (required & kCpuAmxTile) == 0 || tiles_permitted();
 }
 
+// This machine's answers; all zero elsewhere than on x86-64.
 inline CpuidSnapshot read_cpuid() noexcept {
   CpuidSnapshot cpu;
 #if RRS_X86_64

@@ -97,12 +97,14 @@ inline Scheme rrs_published() noexcept {
 // The default: blocks of 32, each token alone, groups of 32, signed extremes.
 inline Scheme rrs() noexcept { return Scheme{}; }
 
+// `rrs` with activations at 8 bits.
 inline Scheme rrs_w4a8() noexcept {
   Scheme s;
   s.activation.bits = 8;
   return s;
 }
 
+// `rrs` with activations that are not quantized: f32 against dequantized weights.
 inline Scheme rrs_w4a16() noexcept {
   Scheme s;
   s.activation.bits = kActivationFloat;
@@ -117,15 +119,18 @@ inline Scheme rrs_grouped(int group) noexcept {
   s.weight.group = group;
   return s;
 }
+// Groups of 64: smaller and faster than `rrs`, less accurate.
 inline Scheme rrs_g64() noexcept { return rrs_grouped(64); }
+// Groups of 128: further that way.
 inline Scheme rrs_g128() noexcept { return rrs_grouped(128); }
 
-// `rrs` with smoothing scales shared by all rows of a sequence, or by 16.
+// `rrs` with smoothing scales shared by all rows of a sequence.
 inline Scheme rrs_whole() noexcept {
   Scheme s;
   s.activation.window.kind = WindowKind::kWhole;
   return s;
 }
+// `rrs` with smoothing scales shared by 16 consecutive rows.
 inline Scheme rrs_rows16() noexcept {
   Scheme s;
   s.activation.window = Window{WindowKind::kRows, 16};

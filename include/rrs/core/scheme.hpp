@@ -126,6 +126,7 @@ RRS_FORCE_INLINE int inner_group(int activation_group, int weight_group) noexcep
   return activation_group < weight_group ? activation_group : weight_group;
 }
 
+// The sizes that kernels know; kRowGroup is the whole row.
 RRS_FORCE_INLINE bool is_group_size(int group) noexcept {
   return group == kRowGroup || group == 16 || group == 32 || group == 64 || group == 128 ||
          group == 256;
@@ -244,6 +245,8 @@ RRS_FORCE_INLINE std::int64_t max_inputs(const Scheme& s, bool offsets = false) 
   return INT32_MAX / (15 * 128 + 8 * 128);
 }
 
+// Checks a scheme for a layer of K inputs: the scheme alone, K >= 1, and with row groups at most
+// max_inputs(s).
 inline Status validate(const Scheme& s, std::int64_t k) noexcept {
   if (Status status = validate(s); !status) return status;
   if (k < 1) return invalid_argument("K", "must be at least 1", k, 1);

@@ -88,11 +88,13 @@ RRS_TYPES_END
 
 RRS_FUNCTIONS_BEGIN
 
+// kInvalidArgument: `argument` broke `rule` with `value`; names and rules are string literals.
 inline Status invalid_argument(const char* argument, const char* rule, std::int64_t value,
                                std::int64_t limit) noexcept {
   return Status{StatusCode::kInvalidArgument, argument, rule, value, limit, nullptr};
 }
 
+// kInvalidScheme: `field` of a scheme broke `rule` with `value`.
 inline Status invalid_scheme(const char* field, const char* rule, std::int64_t value,
                              std::int64_t limit) noexcept {
   return Status{StatusCode::kInvalidScheme, field, rule, value, limit, nullptr};

@@ -52,12 +52,14 @@ RRS_TYPES_END
 
 RRS_FUNCTIONS_BEGIN
 
+// The IEEE 754 bits of x, NaN payloads included.
 RRS_FORCE_INLINE std::uint32_t float_bits(float x) noexcept {
   std::uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
   return bits;
 }
 
+// The inverse of float_bits.
 RRS_FORCE_INLINE float float_from_bits(std::uint32_t bits) noexcept {
   float x;
   std::memcpy(&x, &bits, sizeof x);
@@ -88,6 +90,7 @@ inline float to_f32(bf16 h) noexcept {
   return float_from_bits(static_cast<std::uint32_t>(h.bits) << 16);
 }
 
+// For code that takes all three element types.
 inline float to_f32(float x) noexcept { return x; }
 
 // Round to nearest even; overflow gives infinity; NaN becomes quiet.

@@ -65,6 +65,7 @@ RRS_TYPES_END
 
 RRS_FUNCTIONS_BEGIN
 
+// A view of the same matrix with its element type as a value: what non-template code takes.
 template <class T>
 ErasedView erase(const MatrixView<T>& view) noexcept {
   return ErasedView{view.data, ElementTypeOf<std::remove_const_t<T>>::value, view.rows, view.cols,

@@ -57,14 +57,16 @@ inline Status validate_kv_group(int group, const char* name) noexcept {
 
 }  // namespace detail
 
-// Bits and group of the values, with the defaults resolved.
+// Bits of the values, with the default resolved.
 RRS_FORCE_INLINE int kv_v_bits(const KvScheme& s) noexcept {
   return s.v_bits == 0 ? s.bits : s.v_bits;
 }
+// Group of the values, with the default resolved.
 RRS_FORCE_INLINE int kv_v_group(const KvScheme& s) noexcept {
   return s.v_group == kKvGroupAsK ? s.group : s.v_group;
 }
 
+// Checks a scheme of a KV cache: errors name the field, its value and the limit.
 inline Status validate(const KvScheme& s) noexcept {
   if (Status e = detail::validate_kv_bits(s.bits, "kv.bits"); !e) return e;
   if (Status e = detail::validate_kv_bits(kv_v_bits(s), "kv.v_bits"); !e) return e;

@@ -33,10 +33,12 @@ RRS_TYPES_END
 
 RRS_FUNCTIONS_BEGIN
 
+// K rounded up to whole blocks of kPackedInputs.
 RRS_FORCE_INLINE constexpr std::int64_t padded_inputs(std::int64_t k) noexcept {
   return (k + kPackedInputs - 1) / kPackedInputs * kPackedInputs;
 }
 
+// Panels of N outputs; the last may be partly empty.
 RRS_FORCE_INLINE constexpr std::int64_t panel_count(std::int64_t n) noexcept {
   return (n + kPanelOutputs - 1) / kPanelOutputs;
 }
@@ -50,7 +52,9 @@ RRS_FORCE_INLINE constexpr std::int64_t panel_bytes(std::int64_t k, int weight_b
 RRS_FORCE_INLINE constexpr std::int64_t w4_byte(int n, std::int64_t k) noexcept {
   return k / 8 * 64 + n * 4 + k % 4;
 }
+// Which half of byte w4_byte(n, k) holds code (n, k).
 RRS_FORCE_INLINE constexpr bool w4_high_nibble(std::int64_t k) noexcept { return k % 8 >= 4; }
+// Position of code (n, k) inside its panel at 8 bits.
 RRS_FORCE_INLINE constexpr std::int64_t w8_byte(int n, std::int64_t k) noexcept {
   return k / 4 * 64 + n * 4 + k % 4;
 }
@@ -81,6 +85,8 @@ RRS_TYPES_END
 
 RRS_FUNCTIONS_BEGIN
 
+// Cuts `rows` into tiles: as few as max_rows >= 1 allows, as even as possible; no tile for rows <=
+// 0.
 inline RowTiles make_row_tiles(std::int64_t rows, int max_rows) noexcept {
   RowTiles t;
   t.rows = rows;

@@ -52,10 +52,12 @@ inline std::int64_t low_rank_columns(const LowRankView* views, std::int64_t coun
   return columns;
 }
 
+// f16 elements of packed L_B [rank,K], padding included.
 RRS_FORCE_INLINE constexpr std::int64_t low_rank_down_elements(std::int64_t rank,
                                                                std::int64_t k) noexcept {
   return low_rank_columns(rank) * k;
 }
+// f16 elements of packed L_A [N,rank], padding included.
 RRS_FORCE_INLINE constexpr std::int64_t low_rank_up_elements(std::int64_t rank,
                                                              std::int64_t n) noexcept {
   return panel_count(n) * kPanelOutputs * rank;

@@ -264,12 +264,14 @@ Result<PreparedWeight> prepare_weight(const MatrixView<const float>& W, const Sc
                                       const Executor& executor = Executor{}) {
   return detail::prepare_erased_weight(erase(W), scheme, options, executor);
 }
+// The same from f16, each converted exactly.
 template <class Executor = SerialExecutor>
 Result<PreparedWeight> prepare_weight(const MatrixView<const f16>& W, const Scheme& scheme,
                                       const WeightOptions& options = WeightOptions{},
                                       const Executor& executor = Executor{}) {
   return detail::prepare_erased_weight(erase(W), scheme, options, executor);
 }
+// The same from bf16, each converted exactly.
 template <class Executor = SerialExecutor>
 Result<PreparedWeight> prepare_weight(const MatrixView<const bf16>& W, const Scheme& scheme,
                                       const WeightOptions& options = WeightOptions{},

@@ -37,6 +37,7 @@ struct GemmResult {
   std::vector<double> magnitude;  // the sum of the magnitudes of all rounded terms, times |a|
 };
 
+// A signed index, as vectors take it.
 inline std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 // Index of the group of input k.
@@ -77,6 +78,7 @@ inline void gemm_output(const GemmInputs& in, std::int64_t t, std::int64_t n, bo
   *magnitude = std::abs(a) * terms + std::abs(bias);
 }
 
+// Every output; `per_input` for float activations.
 inline GemmResult gemm(const GemmInputs& in, bool per_input) {
   GemmResult r;
   r.y.resize(at(in.m * in.n));

@@ -22,10 +22,12 @@ inline int stored_code(const WeightView& w, std::int64_t n, std::int64_t k) {
   return k % 8 < 4 ? byte % 16 : byte / 16;
 }
 
+// Scale of output n and weight group g: panels of 16 outputs, group by group.
 inline f16 scale(const WeightView& w, std::int64_t n, std::int64_t g) {
   return w.scales[(n / 16 * w.groups + g) * 16 + n % 16];
 }
 
+// The offset of the same place; only where w.offsets is not null.
 inline float offset(const WeightView& w, std::int64_t n, std::int64_t g) {
   return w.offsets[(n / 16 * w.groups + g) * 16 + n % 16];
 }

@@ -41,6 +41,7 @@ inline double range_scale(Range range, double clip, int qmax, const std::vector<
   return e < 0.0 ? magnitude : -magnitude;
 }
 
+// clamp(x / step, -qmax-1, qmax), rounded half to even; 0 for step 0.
 inline int code_of(double x, double step, int qmax) {
   if (step == 0.0) return 0;
   const double low = static_cast<double>(-qmax - 1);

@@ -18,6 +18,7 @@ RRS_FUNCTIONS_BEGIN
 
 namespace reference {
 
+// No NaN and no infinity among the K values.
 inline bool finite_row(const float* x, std::int64_t k) {
   for (std::int64_t i = 0; i < k; ++i) {
     if (!std::isfinite(x[i])) return false;

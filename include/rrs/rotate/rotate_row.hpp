@@ -83,6 +83,7 @@ inline RotationPlan plan_rotation(const Rotation& rotation, std::int64_t k) noex
   return plan;
 }
 
+// Cost of one rotated row, in additions per element (explain prints it).
 inline std::int64_t additions_per_element(const RotationPlan& plan) noexcept {
   switch (plan.rotation.kind) {
     case RotationKind::kNone: return 0;

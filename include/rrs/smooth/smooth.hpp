@@ -75,6 +75,7 @@ RRS_TYPES_END
 
 RRS_FUNCTIONS_BEGIN
 
+// Errors: starts of sequences that are null, negative, not ascending or beyond m.
 inline Status validate_sequence_starts(SequenceStarts starts, std::int64_t m) noexcept {
   if (starts.count < 0) {
     return invalid_argument("sequence_starts.count", "must not be negative", starts.count, 0);
