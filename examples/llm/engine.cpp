@@ -86,6 +86,7 @@ Engine::Engine(std::shared_ptr<const ModelParts> parts, LinearStack linears, Sto
                              " layers of them, not " + std::to_string(parts_->config.layers));
   }
   norms_.resize(linears_.size());
+  reset_runs();
 }
 
 const std::vector<float>& Engine::gain_before(std::size_t layer, std::size_t first_linear,
@@ -203,7 +204,12 @@ void Engine::apply(std::size_t layer, std::size_t linear, float* y, bool accumul
   out.stride = size_of(widths[linear]);
   out.bias = bias.empty() ? nullptr : bias.data();
   out.accumulate = accumulate;
-  linears_[layer][linear]->apply(input_, out, pool_);
+  const char* kernel = linears_[layer][linear]->apply(input_, out, pool_);
+  LinearRuns& runs = runs_[layer][linear];
+  ++runs.calls;
+  runs.rows += rows_;
+  if (runs.kernel == kernel) return;
+  runs.kernel += runs.kernel.empty() ? kernel : std::string(", ") + kernel;
 }
 
 void Engine::position_heads(std::size_t layer, std::int64_t position) {

@@ -61,6 +61,13 @@ struct EngineTimes {
   double total = 0.0;
 };
 
+// What an engine has done with one linear, counted where it is called.
+struct LinearRuns {
+  std::int64_t calls = 0;
+  std::int64_t rows = 0;  // of all calls
+  std::string kernel;     // that ran; of several, one after the other
+};
+
 class Sequence {
  public:
   std::int64_t length() const noexcept { return length_; }  // the prefix included
@@ -106,6 +113,13 @@ class Engine {
   // Another linear at this place from the next call on; it must have the same shape.
   void set_linear(std::size_t layer, std::size_t linear, std::shared_ptr<const Linear> with);
   std::vector<LinearInfo> linear_infos() const;
+  // Since reset_runs. Not while the engine runs.
+  const LinearRuns& runs(std::size_t layer, std::size_t linear) const {
+    return runs_[layer][linear];
+  }
+  void reset_runs() { runs_.assign(linears_.size(), {}); }
+  // How often an input was prepared for integer kernels, since the engine was made.
+  std::size_t preparations() const noexcept { return input_.preparations(); }
   const EngineTimes& times() const noexcept { return times_; }
   void reset_times() noexcept { times_ = EngineTimes{}; }
 
@@ -160,6 +174,7 @@ class Engine {
   Buffers b_;
   std::int64_t rows_ = 0;
   EngineTimes times_;
+  std::vector<std::array<LinearRuns, kLinearsPerLayer>> runs_;
   Observer observer_;
   LayerObserver layer_observer_;
   KvObserver kv_observer_;
