@@ -15,18 +15,6 @@ namespace {
 using namespace rrs_llm;
 using namespace rrs_llm_test;
 
-// Q4_0 blocks of given rows: scale 2^-5, codes from a hash, so that q4_0-native has something.
-std::string q4_0_rows(const TinyTensor& t) {
-  std::string bytes;
-  for (std::size_t block = 0; block < t.rows * t.columns / 32; ++block) {
-    bytes += raw(rrs_examples::f32_to_f16(0.03125f));
-    for (std::size_t i = 0; i < 16; ++i) {
-      bytes += static_cast<char>((block * 2654435761u + i * 40503u) >> 7 & 0xffu);
-    }
-  }
-  return bytes;
-}
-
 struct Contest {
   TempFolder folder;
   TinyModel model = tiny_model(Architecture::kLlama, true);
@@ -207,12 +195,7 @@ TEST(Perplexity, OverridesShowInTheRecord) {
 TEST(Perplexity, NativeTakesTheFilesCodes) {
   TinyModel m = tiny_model(Architecture::kQwen2, true);
   const TempFolder folder;
-  const GgufBuilder b = tiny_gguf(m, [](const TinyTensor& t, GgufBuilder* builder) {
-    const bool linear = t.name.rfind("blk.", 0) == 0 && t.rows > 1;
-    if (linear) builder->tensor(t.name + ".weight", {t.columns, t.rows}, 2, q4_0_rows(t));
-    return linear;
-  });
-  const std::string path = folder.write("q4.gguf", b.bytes());
+  const std::string path = folder.write("q4.gguf", tiny_gguf(m, q4_linears(2)).bytes());
   const std::vector<TokenId> tokens = random_tokens(m, 30, 6);
   TinyEngine native(path, "q4_0-native"), fp(path, "fp");
   const auto a = native.logits(tokens), f = fp.logits(tokens);
@@ -233,6 +216,31 @@ TEST(Perplexity, NativeTakesTheFilesCodes) {
   const std::string plain = write_tiny_gguf(m, folder);
   expect_in(refusal([&] { TinyEngine refused(plain, "q4_0-native"); }),
             {"blk.0.attn_q", "F32", "q4_0-native"});
+}
+
+// In both formats; only where the metadata says so.
+TEST(Perplexity, ABosStandsOnceAtTheStartOfTheStream) {
+  TinyModel m = tiny_model(Architecture::kLlama, true);
+  const TempFolder folder, hf;
+  const std::string text = folder.write("text.txt", "the hello 123 the hello the abc hello");
+  const auto stream = [&](const std::string& model) {
+    SessionOptions options;
+    options.model = model;
+    return Session(options).tokens_of_file(text);
+  };
+  const std::vector<TokenId> plain = stream(write_tiny_gguf(m, folder));
+  const auto bos = static_cast<TokenId>(m.vocabulary.bos);
+  EXPECT_EQ(std::count(plain.begin(), plain.end(), bos), 0);
+  std::vector<TokenId> expected{bos};
+  expected.insert(expected.end(), plain.begin(), plain.end());
+  m.config.add_bos = true;
+  EXPECT_EQ(stream(write_tiny_gguf(m, folder)), expected);
+  write_tiny_hf(m, hf);
+  hf.write("tokenizer_config.json", R"({"add_bos_token":true,"bos_token":"<s>"})");
+  EXPECT_EQ(stream(hf.path()), expected);
+  hf.write("tokenizer_config.json", R"({"add_bos_token":false,"bos_token":"<s>"})");
+  EXPECT_EQ(stream(hf.path()), plain);
+  EXPECT_GE(plain.size(), 12u);
 }
 
 TEST(Perplexity, JsonHasTheStatedKeys) {
