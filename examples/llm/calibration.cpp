@@ -46,6 +46,10 @@ Windows embed_windows(Engine* engine, const std::vector<TokenId>& tokens,
   return w;
 }
 
+void set_layer(Engine* engine, std::size_t layer, const LayerLinears& linears) {
+  for (std::size_t l = 0; l < kLinearsPerLayer; ++l) engine->set_linear(layer, l, linears[l]);
+}
+
 // Tokens of all windows, counted through, of which the rows are kept.
 class Sampler {
  public:
@@ -136,6 +140,7 @@ Calibration calibrate(Engine* engine, const std::vector<TokenId>& tokens,
       c.layers.push_back(file->read(layer));
       continue;
     }
+    if (options.float_layer) set_layer(engine, layer, options.float_layer(layer));
     LayerStatistics s;
     std::size_t window = 0;
     engine->observe(
@@ -157,6 +162,7 @@ Calibration calibrate(Engine* engine, const std::vector<TokenId>& tokens,
       done += options.context;
       if (options.progress) options.progress(done, layers * c.tokens);
     }
+    if (options.float_layer) set_layer(engine, layer, {});
     if (finished) {
       c.layers.push_back(file->read(layer));
       continue;

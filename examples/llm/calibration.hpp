@@ -4,8 +4,9 @@
 // From: the fp engine and a token stream; to: SmoothQuant's divisors, zigzag, GPTQ, ASER, QFeM.
 // Windows of `context` tokens start at i * floor((tokens - context) / windows), as the GPTQ papers
 // cut them. All windows go through layer 0, then all through layer 1, ...: the hidden states of the
-// windows and the Hessians of one layer are in memory, those of finished layers are in a file, so
-// that a killed run goes on behind the last finished layer.
+// windows, the Hessians of one layer and, with CalibrationOptions::float_layer, the float linears
+// of one layer are in memory; Hessians of finished layers are in a file, so that a killed run goes
+// on behind the last finished layer.
 
 #include <array>
 #include <cstddef>
@@ -83,6 +84,9 @@ struct CalibrationOptions {
   std::size_t sample_rows = 0;
   std::string file;     // where Hessians of finished layers go; empty: an unnamed file
   bool resume = false;  // go on behind the layers that `file` holds
+  // Set: the engine has no linears; those of a layer are made when it is entered and dropped when
+  // it is left. Not set: the engine's own.
+  LayerSource float_layer;
   std::function<void(std::size_t done, std::size_t all)> progress;  // tokens times layers
 };
 

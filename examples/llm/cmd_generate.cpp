@@ -1,5 +1,6 @@
 // rrs-llm generate: continue a prompt.
 #include <cstdio>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -43,17 +44,29 @@ void define_generate(CLI::App* app, Options* o) {
       ->required();
   add_method_options(app, o, false);
   add_recipe_option(app, o);
-  app->add_option("--weights", o->weights, "a file that quantize wrote, instead of --method");
+  exclude_method_options(app, app->add_option("--weights", o->weights,
+                                              "a file that quantize wrote: it has its method"));
   app->add_option("-n,--n", o->generate.tokens, "tokens at most")->capture_default_str();
-  app->add_option("--temperature", o->generate.temperature, "0: greedy")->capture_default_str();
-  app->add_option("--top-p", o->generate.top_p, "sample from this share of the probability")
-      ->capture_default_str();
-  app->add_option("--seed", o->generate.seed, "of the sampler")->capture_default_str();
+  const auto* temperature =
+      app->add_option("--temperature", o->generate.temperature,
+                      "0: greedy, as without it; with --seed or --top-p alone it is 1");
+  const auto* top_p =
+      app->add_option("--top-p", o->generate.top_p, "sample from this share of the probability")
+          ->capture_default_str();
+  const auto* seed =
+      app->add_option("--seed", o->generate.seed, "of the sampler")->capture_default_str();
   add_kv_option(app, o);
   app->footer(
       "Example: rrs-llm generate --model M.gguf --method rrs_w4a8 --prompt "
       "$'<|im_start|>user\\nWhy is the sky blue?<|im_end|>\\n<|im_start|>assistant\\n'");
-  app->callback([o] { run_generate(*o); });
+  app->callback([=] {
+    const bool sampled = top_p->count() + seed->count() > 0;
+    if (sampled && temperature->count() == 0) o->generate.temperature = 1.0;
+    if (sampled && o->generate.temperature == 0.0) {
+      throw std::runtime_error("--temperature 0 is greedy: --seed and --top-p have no effect");
+    }
+    run_generate(*o);
+  });
 }
 
 }  // namespace rrs_llm

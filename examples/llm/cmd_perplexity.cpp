@@ -15,6 +15,9 @@ namespace {
 void run_perplexity(const Options& o) {
   Session session(o.session);
   const std::vector<Setting> settings = all_settings(o);
+  if (!settings.empty() && method_texts(o).empty()) {
+    throw std::runtime_error("--method: settings are given, but no method to take them");
+  }
   std::vector<Method> methods;
   for (const std::string& name : method_texts(o)) {
     const Method method = make_method(name, settings);

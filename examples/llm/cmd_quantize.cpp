@@ -39,6 +39,7 @@ Method quantize(const Options& o, const Method& asked, const SideFiles& side) {
   const Method method = session.resolve(asked);
   options.prefix = session.prefix(method);
   session.give_calibration(method, &options);
+  session.forget_float_linears();
   Progress progress("quantizing " + method.name, "linears");
   options.progress = [&](std::size_t done, std::size_t all) {
     progress.update(static_cast<double>(done), static_cast<double>(all));

@@ -48,7 +48,8 @@ std::string linear_name(std::size_t layer, std::size_t linear) {
   return "blk." + std::to_string(layer) + "." + kLinearNames[linear];
 }
 
-ModelParts::ModelParts(const ModelSource& model) : source(model), config(model.config()) {
+ModelParts::ModelParts(const ModelSource& model, bool with_head)
+    : source(model), config(model.config()) {
   for (std::size_t i = 0; i < config.layers; ++i) {
     const std::string prefix = "blk." + std::to_string(i) + ".";
     Layer layer;
@@ -65,7 +66,7 @@ ModelParts::ModelParts(const ModelSource& model) : source(model), config(model.c
     layers.push_back(std::move(layer));
   }
   output_norm = source.read("output_norm");
-  head = read_head(source, config);
+  if (with_head) head = read_head(source, config);
 }
 
 std::int64_t Sequence::kv_bytes() const noexcept {
@@ -86,6 +87,15 @@ Engine::Engine(std::shared_ptr<const ModelParts> parts, LinearStack linears, Sto
                              " layers of them, not " + std::to_string(parts_->config.layers));
   }
   norms_.resize(linears_.size());
+  reset_runs();
+}
+
+const Linear& Engine::linear_at(std::size_t layer, std::size_t linear) const {
+  const Linear* found = linears_[layer][linear].get();
+  if (found == nullptr) {
+    throw std::runtime_error(linear_name(layer, linear) + ": the engine has no such linear now");
+  }
+  return *found;
 }
 
 const std::vector<float>& Engine::gain_before(std::size_t layer, std::size_t first_linear,
@@ -93,7 +103,7 @@ const std::vector<float>& Engine::gain_before(std::size_t layer, std::size_t fir
                                               const std::vector<float>& gain,
                                               std::vector<float>* folded) const {
   const auto divisor = [&](std::size_t l) -> const std::vector<float>* {
-    const InputChannels* c = linears_[layer][l]->channels();
+    const InputChannels* c = linear_at(layer, l).channels();
     return c != nullptr && c->folded ? &c->divisor : nullptr;
   };
   const std::vector<float>* first = divisor(first_linear);
@@ -203,7 +213,12 @@ void Engine::apply(std::size_t layer, std::size_t linear, float* y, bool accumul
   out.stride = size_of(widths[linear]);
   out.bias = bias.empty() ? nullptr : bias.data();
   out.accumulate = accumulate;
-  linears_[layer][linear]->apply(input_, out, pool_);
+  const char* kernel = linear_at(layer, linear).apply(input_, out, pool_);
+  LinearRuns& runs = runs_[layer][linear];
+  ++runs.calls;
+  runs.rows += rows_;
+  if (runs.kernel == kernel) return;
+  runs.kernel += runs.kernel.empty() ? kernel : std::string(", ") + kernel;
 }
 
 void Engine::position_heads(std::size_t layer, std::int64_t position) {
@@ -347,6 +362,7 @@ void Engine::set_linear(std::size_t layer, std::size_t linear, std::shared_ptr<c
 
 void Engine::logits(const float* hidden, std::int64_t rows, float* out) {
   const Stopwatch watch(&times_.head);
+  if (parts_->head.empty()) throw std::runtime_error("logits: this engine has no head");
   const FloatKernels& kernels = float_kernels();
   const std::int64_t width = size_of(config().hidden);
   const std::int64_t stride = logits_stride();

@@ -35,7 +35,8 @@ std::string linear_name(std::size_t layer, std::size_t linear);  // "blk.3.ffn_u
 
 // Embedding, norms, biases and the head; read once, shared by every method.
 struct ModelParts {
-  explicit ModelParts(const ModelSource& model);
+  // Without the head, an engine has no logits: for calibration, which needs none of its megabytes.
+  explicit ModelParts(const ModelSource& model, bool with_head = true);
 
   const ModelSource& source;
   ModelConfig config;
@@ -52,6 +53,8 @@ struct ModelParts {
 // Shared: engines that differ in the KV cache only have the same linears.
 using LayerLinears = std::array<std::shared_ptr<const Linear>, kLinearsPerLayer>;
 using LinearStack = std::vector<LayerLinears>;
+// Linears of a layer, made when they are asked for.
+using LayerSource = std::function<LayerLinears(std::size_t layer)>;
 
 // Where the time of the last calls went, in seconds.
 struct EngineTimes {
@@ -59,6 +62,13 @@ struct EngineTimes {
   double attention = 0.0;
   double head = 0.0;
   double total = 0.0;
+};
+
+// What an engine has done with one linear, counted where it is called.
+struct LinearRuns {
+  std::int64_t calls = 0;
+  std::int64_t rows = 0;  // of all calls
+  std::string kernel;     // that ran; of several, one after the other
 };
 
 class Sequence {
@@ -103,9 +113,17 @@ class Engine {
   const ModelParts& parts() const noexcept { return *parts_; }
   const ThreadPool& pool() const noexcept { return pool_; }
   const LinearStack& linears() const noexcept { return linears_; }
-  // Another linear at this place from the next call on; it must have the same shape.
+  // Another linear at this place from the next call on; it must have the same shape. nullptr: none,
+  // and a pass through it throws.
   void set_linear(std::size_t layer, std::size_t linear, std::shared_ptr<const Linear> with);
   std::vector<LinearInfo> linear_infos() const;
+  // Since reset_runs. Not while the engine runs.
+  const LinearRuns& runs(std::size_t layer, std::size_t linear) const {
+    return runs_[layer][linear];
+  }
+  void reset_runs() { runs_.assign(linears_.size(), {}); }
+  // How often an input was prepared for integer kernels, since the engine was made.
+  std::size_t preparations() const noexcept { return input_.preparations(); }
   const EngineTimes& times() const noexcept { return times_; }
   void reset_times() noexcept { times_ = EngineTimes{}; }
 
@@ -136,6 +154,8 @@ class Engine {
                                         std::size_t last_linear, const std::vector<float>& gain,
                                         std::vector<float>* folded) const;
   void fold_norms(std::size_t layer);
+  const Linear& linear_at(std::size_t layer,
+                          std::size_t linear) const;  // throws when there is none
   void norm_rows(const float* x, const std::vector<float>& gain, std::int64_t rows, float* y) const;
   void apply(std::size_t layer, std::size_t linear, float* y, bool accumulate);
   void set_input(std::size_t layer, std::size_t linear, const float* x, std::int64_t cols);
@@ -160,6 +180,7 @@ class Engine {
   Buffers b_;
   std::int64_t rows_ = 0;
   EngineTimes times_;
+  std::vector<std::array<LinearRuns, kLinearsPerLayer>> runs_;
   Observer observer_;
   LayerObserver layer_observer_;
   KvObserver kv_observer_;

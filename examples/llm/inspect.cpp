@@ -6,7 +6,7 @@
 #include <map>
 #include <utility>
 
-#include "prepare.hpp"
+#include "quantized_file.hpp"
 #include "rrs/pipeline/weight_view.hpp"
 
 namespace rrs_llm {
@@ -55,6 +55,29 @@ void add_rows(const float* x, std::int64_t rows, std::int64_t cols, ModuleState*
   s->score_sum += s->token_median > 0.0 ? most / s->token_median : 0.0;
 }
 
+// As WeightView::stored_bytes counts: without what aligns the sections.
+std::int64_t bytes_of(const ModelSource& model, const std::string& name, const LinearPlan& plan) {
+  if (plan.kind == LinearKind::kFloat) {
+    const TensorInfo info = *model.info(name);
+    return static_cast<std::int64_t>(info.rows * info.columns * sizeof(float));
+  }
+  const rrs::WeightLayout l = stored_layout(model, name, plan);
+  return l.panels_bytes + l.scales_bytes + l.offsets_bytes + l.down_bytes + l.up_bytes;
+}
+
+// "ffn_down     N 576    K 1536   48 groups"
+std::string fit_line(std::size_t linear, const TensorInfo& info, const LinearPlan& plan) {
+  char line[200];
+  std::snprintf(line, sizeof line, "%-12s N %-6zu K %-6zu ", kLinearNames[linear], info.rows,
+                info.columns);
+  if (plan.kind == LinearKind::kFloat) return std::string(line) + "float";
+  const auto k = static_cast<std::int64_t>(info.columns);
+  const int group = rrs::inner_group(plan.scheme.activation.group, plan.scheme.weight.group);
+  const std::int64_t rest = group == rrs::kRowGroup ? 0 : k % group;
+  return line + std::to_string(rrs::group_count(k, group)) + " groups" +
+         (rest == 0 ? "" : ", the last of " + std::to_string(rest));
+}
+
 }  // namespace
 
 std::string tensors_text(const ModelSource& model) {
@@ -94,32 +117,29 @@ std::string tensors_text(const ModelSource& model) {
 
 std::string fit_text(const ModelSource& model, const Method& method) {
   std::string out = method.name + ": " + describe(method) + "\n";
+  std::vector<std::string> order;  // of layers that are alike, one line
+  std::map<std::string, std::size_t> lines;
   double bits = 0.0, weights = 0.0;
-  for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
-    const LinearPlan plan = method.plan(0, l);
-    const TensorInfo info = *model.info(linear_name(0, l));
-    const auto n = static_cast<std::int64_t>(info.rows),
-               k = static_cast<std::int64_t>(info.columns);
-    const double count = static_cast<double>(n) * static_cast<double>(k);
-    weights += count;
-    if (plan.kind == LinearKind::kFloat) {
-      bits += 32.0 * count;
-      continue;
+  bool unknown_ranks = false;
+  for (std::size_t layer = 0; layer < model.config().layers; ++layer) {
+    for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
+      const LinearPlan plan = method.plan(layer, l);
+      const TensorInfo info = *model.info(linear_name(layer, l));
+      weights += static_cast<double>(info.rows) * static_cast<double>(info.columns);
+      bits += 8.0 * static_cast<double>(bytes_of(model, linear_name(layer, l), plan));
+      unknown_ranks = unknown_ranks || plan.weight.aser.alpha > 0.0;
+      const std::string line = fit_line(l, info, plan);
+      if (++lines[line] == 1) order.push_back(line);
     }
-    const AserSpec& aser = plan.weight.aser;
-    const auto layout = rrs::weight_layout(n, k, plan.scheme.weight, false, aser.rank, aser.bits);
-    bits += layout ? 8.0 * static_cast<double>(layout->total_bytes) : 0.0;
-    const int group = rrs::inner_group(plan.scheme.activation.group, plan.scheme.weight.group);
-    const std::int64_t rest = group == rrs::kRowGroup ? 0 : k % group;
-    char line[200];
-    std::snprintf(line, sizeof line, "  %-12s N %-6lld K %-6lld %lld groups%s\n", kLinearNames[l],
-                  static_cast<long long>(n), static_cast<long long>(k),
-                  static_cast<long long>(rrs::group_count(k, group)),
-                  rest == 0 ? "" : (", the last of " + std::to_string(rest)).c_str());
-    out += line;
   }
-  char line[100];
-  std::snprintf(line, sizeof line, "  %.2f bits per weight\n", bits / weights);
+  char line[120];
+  for (const std::string& text : order) {
+    std::snprintf(line, sizeof line, "  %4zu x  ", lines[text]);
+    out += line + text + "\n";
+  }
+  std::snprintf(
+      line, sizeof line, "  %.2f bits per weight%s\n", bits / weights,
+      unknown_ranks ? ", and the branches of rank-share, whose ranks preparing finds" : "");
   return out + line;
 }
 

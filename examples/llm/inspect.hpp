@@ -16,7 +16,8 @@
 namespace rrs_llm {
 
 std::string tensors_text(const ModelSource& model);
-// Bits per weight of the linears under the method, and whether K divides into its groups.
+// Bits per weight of all linears under the method, as the records of `perplexity` have them, and
+// whether K divides into its groups.
 std::string fit_text(const ModelSource& model, const Method& method);
 
 struct ModuleOutliers {

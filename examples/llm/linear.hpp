@@ -23,7 +23,7 @@ namespace rrs_llm {
 struct LinearInfo {
   std::string name;       // canonical tensor name
   std::string precision;  // "w4a4", "w4a16", "fp", ...
-  std::string kernel;     // the GEMM kernel that runs it
+  std::string kernel;     // the GEMM kernel for it, as the machine is now; apply says which ran
   bool simulated = false;
   std::int64_t weights = 0;
   std::int64_t stored_bytes = 0;
@@ -50,6 +50,10 @@ class InputCache {
   std::int64_t rows() const noexcept { return rows_; }
   std::int64_t cols() const noexcept { return cols_; }
 
+  // How often an input has been rotated, smoothed and quantized: once for linears that share it.
+  std::size_t preparations() const noexcept { return preparations_; }
+  void count_preparation() noexcept { ++preparations_; }
+
   struct Prepared;  // linear_rrs.cpp
   Prepared& prepared() noexcept { return *prepared_; }
 
@@ -57,6 +61,7 @@ class InputCache {
   const float* x_ = nullptr;
   std::int64_t rows_ = 0;
   std::int64_t cols_ = 0;
+  std::size_t preparations_ = 0;
   std::unique_ptr<Prepared> prepared_;
 };
 
@@ -86,8 +91,10 @@ struct InputChannels {
 class Linear {
  public:
   virtual ~Linear() = default;
-  // Throws std::runtime_error naming the linear when the library returns an error.
-  virtual void apply(InputCache& input, const LinearOutput& out, const ThreadPool& pool) const = 0;
+  // The name of the GEMM kernel that ran; it lives as long as the linear. Throws std::runtime_error
+  // naming the linear when the library returns an error.
+  virtual const char* apply(InputCache& input, const LinearOutput& out,
+                            const ThreadPool& pool) const = 0;
   virtual LinearInfo info() const = 0;
   // The packed weight, for the quantized file; nullptr where there is none.
   virtual const rrs::WeightView* packed() const noexcept { return nullptr; }

@@ -35,7 +35,8 @@ class BlasLinear final : public Linear {
     set_single_threaded();
   }
 
-  void apply(InputCache& input, const LinearOutput& out, const ThreadPool& pool) const override {
+  const char* apply(InputCache& input, const LinearOutput& out,
+                    const ThreadPool& pool) const override {
     const std::int64_t m = input.rows();
     // Whole slices of outputs; a gemm packs X once per slice, so there is one slice per thread.
     std::int64_t tasks = m == 1 ? rows_ / 64 : pool.threads();
@@ -44,12 +45,11 @@ class BlasLinear final : public Linear {
     pool(ranges.tasks, [&](std::int64_t task) noexcept {
       slice(input, out, ranges.first(task), ranges.last(task));
     });
+    return kernel_.c_str();
   }
 
   LinearInfo info() const override {
-    return LinearInfo{
-        name_, "fp",          std::string("openblas_sgemm ") + openblas_get_corename(),
-        false, rows_ * cols_, rows_ * cols_ * 4};
+    return LinearInfo{name_, "fp", kernel_, false, rows_ * cols_, rows_ * cols_ * 4};
   }
 
  private:
@@ -74,6 +74,7 @@ class BlasLinear final : public Linear {
   }
 
   std::string name_;
+  std::string kernel_ = std::string("openblas_sgemm ") + openblas_get_corename();
   std::vector<float> weight_;
   std::int64_t rows_;
   std::int64_t cols_;
@@ -108,16 +109,17 @@ class PanelLinear final : public Linear {
     }
   }
 
-  void apply(InputCache& input, const LinearOutput& out, const ThreadPool& pool) const override {
+  const char* apply(InputCache& input, const LinearOutput& out,
+                    const ThreadPool& pool) const override {
     const std::int64_t panels = padded16(rows_) / kLanes;
     const Ranges ranges = split(panels, 4, pool.threads());
     pool(ranges.tasks,
          [&](std::int64_t task) { slice(input, out, ranges.first(task), ranges.last(task)); });
+    return kernel_.c_str();
   }
 
   LinearInfo info() const override {
-    return LinearInfo{name_, "fp",          std::string("panel_product_") + float_kernels().name,
-                      false, rows_ * cols_, rows_ * cols_ * 4};
+    return LinearInfo{name_, "fp", kernel_, false, rows_ * cols_, rows_ * cols_ * 4};
   }
 
  private:
@@ -150,6 +152,7 @@ class PanelLinear final : public Linear {
   }
 
   std::string name_;
+  std::string kernel_ = std::string("panel_product_") + float_kernels().name;
   std::vector<float> panels_;
   std::int64_t rows_;
   std::int64_t cols_;

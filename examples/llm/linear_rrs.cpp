@@ -1,9 +1,11 @@
 // Linears through the library: prepare the activation once per input and scheme, then gemm.
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 #include <utility>
 
 #include "linear.hpp"
+#include "rrs/pack/amx.hpp"
 #include "rrs/pipeline/activation.hpp"
 #include "rrs/pipeline/explain.hpp"
 #include "rrs/pipeline/linear.hpp"
@@ -67,6 +69,22 @@ bool holds_branch(const rrs::PreparedActivation& a, const rrs::LowRankView& b) n
   return b.rank == 0;
 }
 
+// The kernel that gemm takes for this activation, by gemm's own rule. The amx kernels run tiles of
+// few rows on the leaves of the level below.
+const char* kernel_for(const rrs::PreparedActivation& a) noexcept {
+  const rrs::KernelTable* table = a.table;
+#if RRS_HAS_AMX
+  std::int64_t fewest = a.m;
+  for (std::int64_t i = 0; i < a.segment_count; ++i) {
+    fewest = (std::min)(fewest, a.segment(i).rows);
+  }
+  if (table->isa == rrs::Isa::kAmx && fewest < rrs::kAmxMinRows) {
+    table = rrs::kTables[static_cast<int>(rrs::Isa::kAvx512Vnni)];
+  }
+#endif
+  return rrs::select_gemm_kernel(*table, a.scheme).name;
+}
+
 class RrsLinear final : public Linear {
  public:
   RrsLinear(std::string name, const rrs::WeightView& weight, const rrs::Scheme& scheme,
@@ -85,7 +103,8 @@ class RrsLinear final : public Linear {
     }
   }
 
-  void apply(InputCache& input, const LinearOutput& out, const ThreadPool& pool) const override {
+  const char* apply(InputCache& input, const LinearOutput& out,
+                    const ThreadPool& pool) const override {
     const rrs::PreparedActivation& activation = prepare(input, pool);
     const rrs::MatrixView<float> y(out.y, input.rows(), weight_.n, out.stride);
     rrs::GemmOptions options;
@@ -93,6 +112,7 @@ class RrsLinear final : public Linear {
     options.accumulate = out.accumulate;
     const rrs::Status status = rrs::gemm(activation, weight_, y, pool, options);
     if (!status) fail(name_, status);
+    return kernel_for(activation);
   }
 
   LinearInfo info() const override {
@@ -137,6 +157,7 @@ class RrsLinear final : public Linear {
     options.low_rank_count = branches;
     const rrs::MatrixView<const float> x(input.x(), input.rows(), input.cols());
     p.valid = false;
+    input.count_preparation();
     const rrs::Status status =
         rrs::smooth_rotate_quantize(x, scheme_, p.workspace, p.activation, pool, options);
     if (!status) fail(name_, status);

@@ -19,13 +19,14 @@ class SimulatedRsLinear final : public Linear {
                                  weight.n, weight.k);
   }
 
-  void apply(InputCache& input, const LinearOutput& out, const ThreadPool& pool) const override {
+  const char* apply(InputCache& input, const LinearOutput& out,
+                    const ThreadPool& pool) const override {
     const std::vector<double> smooth =
         rrs::reference::rs_ungrouped(input.x(), input.rows(), input.cols());
     const std::vector<float> x(smooth.begin(), smooth.end());
     InputCache simulated;
     simulated.set(x.data(), input.rows(), input.cols());
-    product_->apply(simulated, out, pool);
+    return product_->apply(simulated, out, pool);
   }
 
   LinearInfo info() const override {

@@ -1,5 +1,6 @@
 #include "options.hpp"
 
+#include <algorithm>
 #include <cstdio>
 #include <stdexcept>
 
@@ -51,6 +52,15 @@ void add_scheme_options(CLI::App* app, Options* o) {
       ->group("Scheme");
 }
 
+// Methods are named, and none has a scheme.
+bool only_float(const Options& o) {
+  const std::vector<std::string> texts = method_texts(o);
+  const auto is_float = [](const std::string& text) {
+    return !is_recipe_method(text) && parse_method(text, {}).kind == LinearKind::kFloat;
+  };
+  return !texts.empty() && std::all_of(texts.begin(), texts.end(), is_float);
+}
+
 }  // namespace
 
 void add_session_options(CLI::App* app, Options* o) {
@@ -83,10 +93,23 @@ void add_kv_option(CLI::App* app, Options* o) {
       ->check(CLI::IsMember({16, 8, 4}));
 }
 
+void exclude_method_options(CLI::App* app, CLI::Option* weights) {
+  const auto decides = [](const CLI::Option* option) {
+    const std::string name = option->get_name();
+    return option->get_group() == "Scheme" || name == "--method" || name == "--recipe" ||
+           name == "--calibration" || name == "--calibration-windows" || name == "--spike-log";
+  };
+  for (CLI::Option* option : app->get_options(decides)) weights->excludes(option);
+}
+
 std::vector<Setting> all_settings(const Options& o) {
   std::vector<Setting> settings = o.settings;
   for (const std::string& text : o.overrides) {
     for (const Setting& s : parse_override(text)) settings.push_back(s);
+  }
+  if (!settings.empty() && only_float(o)) {
+    throw std::runtime_error("--" + (o.settings.empty() ? "override" : o.settings.front().key) +
+                             ": no method takes it: fp has float weights and activations");
   }
   return settings;
 }

@@ -14,7 +14,8 @@
 
 namespace CLI {
 class App;
-}
+class Option;
+}  // namespace CLI
 
 namespace rrs_llm {
 
@@ -44,7 +45,10 @@ void add_session_options(CLI::App* app, Options* o);
 void add_method_options(CLI::App* app, Options* o, bool several);
 void add_kv_option(CLI::App* app, Options* o);
 
-// --activation-bits and friends, then the overrides.
+// A command with `weights`, a file that has its method and settings, refuses those beside it.
+void exclude_method_options(CLI::App* app, CLI::Option* weights);
+
+// --activation-bits and friends, then the overrides. Throws when no method there is takes any.
 std::vector<Setting> all_settings(const Options& o);
 std::string only_method(const Options& o);
 // --method, where rrs-plan without a recipe of its own takes that of --recipe; with --recipe but no

@@ -169,20 +169,31 @@ void finish_comparison(Tally* tally, MethodRecord* record) {
   record->top1 = static_cast<double>(tally->agreements) / static_cast<double>(d.size());
 }
 
+void count_linear(const LinearInfo& info, const std::string& kernel, MethodRecord* record) {
+  const auto same = [&](const LinearCount& c) {
+    return c.precision == info.precision && c.kernel == kernel;
+  };
+  const auto at = std::find_if(record->linears.begin(), record->linears.end(), same);
+  if (at != record->linears.end()) {
+    ++at->count;
+  } else {
+    record->linears.push_back(LinearCount{info.precision, kernel, 1, info.simulated});
+  }
+}
+
+// Linears that ran once on every token of every window, as the engine counted them; bits of all.
 void count_linears(const Engine& engine, MethodRecord* record) {
+  const auto windows = static_cast<std::int64_t>(record->windows);
+  const auto tokens = static_cast<std::int64_t>(record->windows * record->context);
   std::int64_t weights = 0, bytes = 0;
-  for (const LinearInfo& info : engine.linear_infos()) {
-    weights += info.weights;
-    bytes += info.stored_bytes;
-    record->simulated = record->simulated || info.simulated;
-    const auto same = [&](const LinearCount& c) {
-      return c.precision == info.precision && c.kernel == info.kernel;
-    };
-    const auto at = std::find_if(record->linears.begin(), record->linears.end(), same);
-    if (at != record->linears.end()) {
-      ++at->count;
-    } else {
-      record->linears.push_back(LinearCount{info.precision, info.kernel, 1, info.simulated});
+  for (std::size_t layer = 0; layer < engine.linears().size(); ++layer) {
+    for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
+      const LinearInfo info = engine.linears()[layer][l]->info();
+      weights += info.weights;
+      bytes += info.stored_bytes;
+      record->simulated = record->simulated || info.simulated;
+      const LinearRuns& runs = engine.runs(layer, l);
+      if (runs.calls == windows && runs.rows == tokens) count_linear(info, runs.kernel, record);
     }
   }
   record->bits_per_weight = 8.0 * static_cast<double>(bytes) / static_cast<double>(weights);
@@ -230,7 +241,10 @@ std::vector<MethodRecord> measure_perplexity(
   Reference reference;
   const double all = static_cast<double>(windows * contestants.size() * context);
   double done = 0.0;
-  for (const Contestant& c : contestants) c.engine->reset_times();
+  for (const Contestant& c : contestants) {
+    c.engine->reset_times();
+    c.engine->reset_runs();
+  }
   for (std::size_t w = 0; w < windows; ++w) {
     const auto first = tokens.begin() + static_cast<std::ptrdiff_t>(w * context);
     const std::vector<TokenId> window(first, first + static_cast<std::ptrdiff_t>(context));

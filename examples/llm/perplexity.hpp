@@ -18,7 +18,8 @@
 
 namespace rrs_llm {
 
-// Linears that ran at one precision with one kernel.
+// Linears that ran on every token of every window, at one precision with one kernel: counted by the
+// engine while they ran, not taken from how they were made.
 struct LinearCount {
   std::string precision;
   std::string kernel;

@@ -287,8 +287,9 @@ const rrs::HessianFactor& LinearMaker::factor(std::size_t layer, std::size_t lin
 void LinearMaker::use_stream(std::size_t layer, std::size_t linear, std::vector<double>* hessian) {
   if (stream_ == nullptr) {
     if (!options_.engine) throw std::runtime_error("method " + method_.name + " needs an engine");
-    stream_ = std::make_unique<QuantizedStream>(options_.engine, options_.float_linears,
-                                                options_.calibration->windows);
+    stream_ =
+        std::make_unique<QuantizedStream>(options_.engine, options_.float_layer,
+                                          model_.config().layers, options_.calibration->windows);
   }
   StreamStatistics s = stream_->statistics(layer, input_of(linear));
   *hessian = std::move(s.hessian);
@@ -404,6 +405,20 @@ std::unique_ptr<Linear> LinearMaker::make(std::size_t layer, std::size_t linear)
   rrs::Scheme scheme = plan.scheme;
   scheme.weight = view.scheme.weight;  // of native weights: as the file has them
   return make_rrs_linear(name, view, scheme, in, std::move(weight));
+}
+
+LayerSource float_layers(const ModelSource& model) {
+  return [&model](std::size_t layer) {
+    LayerLinears linears;
+    for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
+      const std::string name = linear_name(layer, l);
+      const TensorInfo info = *model.info(name);
+      linears[l] = make_float_linear(name, model.read(name), static_cast<std::int64_t>(info.rows),
+                                     static_cast<std::int64_t>(info.columns));
+      model.release_pages();
+    }
+    return linears;
+  };
 }
 
 LayerLinears assemble_layer(std::array<std::unique_ptr<Linear>, kLinearsPerLayer> made) {

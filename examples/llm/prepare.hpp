@@ -40,7 +40,7 @@ class WeightStore {
 struct PrepareOptions {
   const Calibration* calibration = nullptr;  // for methods that need one
   EngineFactory engine;                      // for GPTAQ, which runs the layers as it goes
-  LinearStack float_linears;                 // for GPTAQ
+  LayerSource float_layer;                   // for GPTAQ
   std::shared_ptr<const Prefix> prefix;      // for the writer of quantized files
   WeightStore* store = nullptr;
   std::function<void(std::size_t done, std::size_t all)> progress;
@@ -117,6 +117,9 @@ class LinearMaker {
   std::unique_ptr<QuantizedStream> stream_;  // GPTAQ's
   std::vector<double> difference_;
 };
+
+// Reads the float linears of a layer from the model, which must outlive it.
+LayerSource float_layers(const ModelSource& model);
 
 // One layer's linears, with the branches of those that share an input made known to each other.
 LayerLinears assemble_layer(std::array<std::unique_ptr<Linear>, kLinearsPerLayer> made);

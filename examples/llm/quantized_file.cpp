@@ -35,15 +35,6 @@ std::uint64_t hash_text(const std::string& text, std::uint64_t seed) {
   return rrs::hash_bytes(text.data(), text.size(), seed);
 }
 
-// Bytes of the serialized weight, known before it is prepared.
-std::size_t serialized_size(std::int64_t n, std::int64_t k, const rrs::WeightScheme& scheme,
-                            bool offsets, const AserSpec& aser) {
-  const rrs::Result<rrs::WeightLayout> layout =
-      rrs::weight_layout(n, k, scheme, offsets, aser.rank, aser.bits);
-  if (!layout) throw std::runtime_error(layout.status().message());
-  return static_cast<std::size_t>(rrs::detail::kWeightHeaderBytes + layout->total_bytes);
-}
-
 bool has_offsets(const ModelSource& model, const std::string& name, const LinearPlan& plan) {
   return plan.kind == LinearKind::kNative && model.raw_blocks(name) &&
          model.raw_blocks(name)->type == GgufType::kQ4_1;
@@ -73,12 +64,9 @@ std::vector<TensorSpec> file_layout(const ModelSource& model, const Method& meth
                                  ": rank-share: a file needs ranks known beforehand: rank=R");
       }
       const TensorInfo info = *model.info(name);
-      specs.push_back(
-          {name + ".rrs",
-           Dtype::kU8,
-           {serialized_size(static_cast<std::int64_t>(info.rows),
-                            static_cast<std::int64_t>(info.columns), stored_scheme(plan),
-                            has_offsets(model, name, plan), plan.weight.aser)}});
+      const std::int64_t bytes =
+          rrs::detail::kWeightHeaderBytes + stored_layout(model, name, plan).total_bytes;
+      specs.push_back({name + ".rrs", Dtype::kU8, {static_cast<std::size_t>(bytes)}});
       if (plan.scheme.smoothquant_alpha > 0.0f || plan.weight.aser.smoothed() > 0) {
         specs.push_back({name + ".divisor", Dtype::kF32, {info.columns}});
       }
@@ -274,6 +262,17 @@ std::unique_ptr<Linear> map_linear(const std::shared_ptr<const Safetensors>& fil
 
 }  // namespace
 
+rrs::WeightLayout stored_layout(const ModelSource& model, const std::string& name,
+                                const LinearPlan& plan) {
+  const TensorInfo info = *model.info(name);
+  const rrs::Result<rrs::WeightLayout> layout = rrs::weight_layout(
+      static_cast<std::int64_t>(info.rows), static_cast<std::int64_t>(info.columns),
+      stored_scheme(plan), has_offsets(model, name, plan), plan.weight.aser.rank,
+      plan.weight.aser.bits);
+  if (!layout) throw std::runtime_error(name + ": " + layout.status().message());
+  return *layout;
+}
+
 std::string model_fingerprint(const ModelSource& model) {
   const ModelConfig& c = model.config();
   std::uint64_t h = hash_text(architecture_name(c.architecture), 1);
@@ -349,11 +348,18 @@ QuantizedFile open_quantized(const std::string& path, const ModelSource& model) 
   const auto file = std::make_shared<const Safetensors>(path);
   check_identity(*file, model);
   QuantizedFile q;
-  q.method =
-      make_method(metadata_of(*file, "method"), read_settings(metadata_of(*file, "settings")));
+  const std::string text = metadata_of(*file, "method"), settings = metadata_of(*file, "settings");
+  try {
+    q.method = make_method(text, read_settings(settings));
+    check_packable(q.method);
+    for (std::size_t l = 0; l < model.config().layers * kLinearsPerLayer; ++l) {
+      q.method.plan(l / kLinearsPerLayer, l % kLinearsPerLayer);  // throws for bad settings
+    }
+  } catch (const std::runtime_error& error) {
+    fail(path, std::string("metadata 'method' and 'settings': ") + error.what());
+  }
   q.method.name = metadata_of(*file, "method_name");
   q.description = metadata_of(*file, "description");
-  check_packable(q.method);
   if (q.method.qfep) q.prefix = read_prefix(*file, model.config());
   for (std::size_t layer = 0; layer < model.config().layers; ++layer) {
     std::array<std::unique_ptr<Linear>, kLinearsPerLayer> linears;

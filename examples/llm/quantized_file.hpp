@@ -20,6 +20,7 @@
 #include "engine.hpp"
 #include "method.hpp"
 #include "prepare.hpp"
+#include "rrs/pipeline/weight_view.hpp"
 
 namespace rrs_llm {
 
@@ -34,6 +35,11 @@ std::string model_fingerprint(const ModelSource& model);
 // With options.unfinished, finished linears are also kept there until somebody removes it.
 void write_quantized(const ModelSource& model, const Method& method, const PrepareOptions& options,
                      const ThreadPool& pool, const std::string& out);
+
+// Where the sections of a linear's packed weight lie, known before it is prepared; without a branch
+// whose rank is found while preparing (rank-share). Throws for a shape that cannot be packed.
+rrs::WeightLayout stored_layout(const ModelSource& model, const std::string& name,
+                                const LinearPlan& plan);
 
 struct QuantizedFile {
   Method method;

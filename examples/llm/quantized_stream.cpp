@@ -40,9 +40,12 @@ void add_difference(const std::vector<float>& a, const float* b, std::int64_t ro
 
 }  // namespace
 
-QuantizedStream::QuantizedStream(EngineFactory factory, LinearStack float_linears,
+QuantizedStream::QuantizedStream(EngineFactory factory, LayerSource float_layer, std::size_t layers,
                                  const std::vector<std::vector<TokenId>>& windows)
-    : factory_(std::move(factory)), linears_(std::move(float_linears)), fp_(factory_(linears_)) {
+    : factory_(std::move(factory)),
+      float_layer_(std::move(float_layer)),
+      linears_(layers),
+      fp_(factory_(linears_)) {
   if (windows.empty()) throw std::runtime_error("GPTAQ: there are no calibration windows");
   rows_ = static_cast<std::int64_t>(windows.front().size());
   for (const std::vector<TokenId>& w : windows) {
@@ -61,6 +64,12 @@ Engine& QuantizedStream::quantized() {
 // The float model's inputs of the layer; its states move behind it.
 void QuantizedStream::enter_layer(std::size_t layer) {
   layer_ = layer;
+  const LayerLinears floats = float_layer_(layer);
+  for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
+    fp_->set_linear(layer, l, floats[l]);
+    if (linears_[layer][l] == nullptr) linears_[layer][l] = floats[l];
+  }
+  quantized_.reset();
   float_inputs_.resize(float_states_.size());
   for (std::size_t w = 0; w < float_states_.size(); ++w) {
     fp_->observe(
@@ -70,12 +79,15 @@ void QuantizedStream::enter_layer(std::size_t layer) {
     fp_->run_layer(layer, rows_, float_states_[w].data());
   }
   fp_->observe(nullptr);
+  for (std::size_t l = 0; l < kLinearsPerLayer; ++l) fp_->set_linear(layer, l, nullptr);
 }
 
 void QuantizedStream::leave_layer() {
   for (std::vector<float>& states : quantized_states_) {
     quantized().run_layer(layer_, rows_, states.data());
   }
+  linears_[layer_] = {};
+  quantized_.reset();
 }
 
 StreamStatistics QuantizedStream::statistics(std::size_t layer, std::size_t input) {

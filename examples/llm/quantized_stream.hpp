@@ -30,7 +30,8 @@ using EngineFactory = std::function<std::unique_ptr<Engine>(LinearStack)>;
 
 class QuantizedStream {
  public:
-  QuantizedStream(EngineFactory factory, LinearStack float_linears,
+  // `float_layer` is asked for each layer once, in their order.
+  QuantizedStream(EngineFactory factory, LayerSource float_layer, std::size_t layers,
                   const std::vector<std::vector<TokenId>>& windows);
 
   // Inputs are asked for in the order of the model; those in between are passed through.
@@ -45,7 +46,9 @@ class QuantizedStream {
   Engine& quantized();
 
   EngineFactory factory_;
-  LinearStack linears_;  // float, or as set
+  LayerSource float_layer_;
+  // As set; else float in this layer, none in others: one layer of float linears is in memory.
+  LinearStack linears_;
   std::unique_ptr<Engine> fp_;
   std::unique_ptr<Engine> quantized_;  // null: to be made of linears_
   std::size_t layer_ = 0;

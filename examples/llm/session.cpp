@@ -50,6 +50,20 @@ std::shared_ptr<const ModelParts> Session::parts() {
   return parts_;
 }
 
+std::shared_ptr<const ModelParts> Session::parts_of_layers() {
+  if (parts_ != nullptr) return parts_;
+  if (headless_parts_ == nullptr) {
+    headless_parts_ = std::make_shared<const ModelParts>(*model_, false);
+    model_->release_pages();
+  }
+  return headless_parts_;
+}
+
+LayerSource Session::float_layer_source() {
+  if (float_linears_.empty()) return float_layers(*model_);
+  return [all = float_linears_](std::size_t layer) { return all[layer]; };
+}
+
 std::vector<TokenId> Session::tokens_of_file(const std::string& path) const {
   const rrs_examples::MappedFile file(path);
   EncodeOptions encode;
@@ -125,13 +139,17 @@ const Calibration& Session::calibration(const Method& method) {
   options.file = options_.statistics;
   options.resume = options_.resume;
   calibration_starts(tokens, options);  // refuses bad texts before anything is read or written
-  const std::unique_ptr<Engine> engine = float_engine(prefixed);
+  // Layer by layer from the file, unless something has read the whole model already.
+  options.float_layer = float_layer_source();
+  Engine engine(parts_of_layers(), LinearStack(model_->config().layers),
+                store_factory(make_method("fp", {}).kv(16)), *pool_);
+  engine.set_prefix(prefixed);
   Progress progress("calibrating", "tokens x layers");
   options.progress = [&](std::size_t done, std::size_t all) {
     progress.update(static_cast<double>(done), static_cast<double>(all));
   };
   const auto start = std::chrono::steady_clock::now();
-  Calibration& made = calibrations_[key] = calibrate(engine.get(), tokens, options);
+  Calibration& made = calibrations_[key] = calibrate(&engine, tokens, options);
   calibration_seconds_ = seconds_since(start);
   return made;
 }
@@ -140,9 +158,12 @@ void Session::give_calibration(const Method& method, PrepareOptions* options) {
   if (!method.needs_calibration()) return;
   options->calibration = &calibration(method);
   if (!method.needs_stream()) return;
-  options->float_linears = float_linears();
+  options->float_layer = float_layer_source();
   options->engine = [this, kept = prefix(method)](LinearStack linears) {
-    return make_engine(std::move(linears), make_method("fp", {}).kv(16), kept);
+    auto engine = std::make_unique<Engine>(parts_of_layers(), std::move(linears),
+                                           store_factory(make_method("fp", {}).kv(16)), *pool_);
+    engine->set_prefix(kept);
+    return engine;
   };
 }
 

@@ -37,6 +37,8 @@ class Session {
   const ModelSource& model() const noexcept { return *model_; }
   const ThreadPool& pool() const noexcept { return *pool_; }
   std::shared_ptr<const ModelParts> parts();
+  // The float linears of the whole model that an engine or a search has read: not needed any more.
+  void forget_float_linears() { float_linears_.clear(); }
 
   Contestant prepare(const Method& method) { return prepare(method, options_.kv_bits); }
   Contestant prepare(const Method& method, int kv_bits);
@@ -76,9 +78,13 @@ class Session {
   std::unique_ptr<ModelSource> model_;
   std::unique_ptr<ThreadPool> pool_;
   std::shared_ptr<const ModelParts> parts_;
+  std::shared_ptr<const ModelParts> headless_parts_;
   const LinearStack& float_linears();
   std::unique_ptr<Engine> make_engine(LinearStack linears, const rrs::KvScheme& kv,
                                       const std::shared_ptr<const Prefix>& prefix);
+  // All but the head, unless that has been read, too.
+  std::shared_ptr<const ModelParts> parts_of_layers();
+  LayerSource float_layer_source();
   std::unique_ptr<Engine> float_engine(const std::shared_ptr<const Prefix>& prefix);
   const SpikeMeasurement& spikes(const std::shared_ptr<const Prefix>& prefix);
   PrepareOptions prepare_options(const Method& method);

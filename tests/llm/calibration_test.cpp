@@ -97,6 +97,30 @@ TEST(Calibration, ResumesBehindEveryFinishedLayer) {
   EXPECT_EQ(c.run(o).tokens, 60u);
 }
 
+// An engine without linears of its own, which holds those of one layer at a time.
+TEST(Calibration, LayersReadWhenEnteredGiveTheSame) {
+  const Calibrated c;
+  TinyEngine fp(c.path, "fp");
+  CalibrationOptions o = c.options();
+  const Calibration whole = c.run(o);
+  Engine engine(std::make_shared<const ModelParts>(*fp.source, false), LinearStack(2),
+                store_factory(make_method("fp", {}).kv(16)), *fp.pool);
+  std::vector<std::weak_ptr<const Linear>> given;
+  o.float_layer = [&](std::size_t layer) {
+    for (const auto& linear : given) EXPECT_TRUE(linear.expired());  // of earlier layers
+    const LayerLinears linears = float_layers(*fp.source)(layer);
+    given.assign(linears.begin(), linears.end());
+    return linears;
+  };
+  expect_same(whole, calibrate(&engine, c.tokens, o));
+  for (const auto& linear : given) EXPECT_TRUE(linear.expired());
+  Sequence sequence = engine.start();
+  expect_in(refusal([&] { engine.forward(c.tokens, &sequence); }), {"blk.0.attn_q", "no such"});
+  std::vector<float> logits(static_cast<std::size_t>(engine.logits_stride()));
+  const std::vector<float> hidden(c.model.config.hidden);
+  expect_in(refusal([&] { engine.logits(hidden.data(), 1, logits.data()); }), {"no head"});
+}
+
 TEST(Calibration, BadTextsAreRefusedByName) {
   const Calibrated c;
   CalibrationOptions o = c.options();
@@ -138,7 +162,12 @@ TEST(Gptaq, StreamIsItsDefinition) {
     return std::make_unique<Engine>(parts, std::move(with),
                                     store_factory(make_method("fp", {}).kv(16)), pool);
   };
-  QuantizedStream stream(factory, linears, calibration.windows);
+  std::vector<std::size_t> asked;
+  const LayerSource source = [&](std::size_t layer) {
+    asked.push_back(layer);
+    return linears[layer];
+  };
+  QuantizedStream stream(factory, source, linears.size(), calibration.windows);
   for (std::size_t i = 0; i < kInputsPerLayer; ++i) {  // nothing is quantized yet
     const StreamStatistics s = stream.statistics(0, i);
     EXPECT_EQ(s.hessian, calibration.hessian(0, i));
@@ -151,6 +180,7 @@ TEST(Gptaq, StreamIsItsDefinition) {
     stream.set_linear(0, l, rtn[0][l]);
   }
   const StreamStatistics found = stream.statistics(1, kInputDown);
+  EXPECT_EQ(asked, (std::vector<std::size_t>{0, 1}));
   std::vector<std::vector<float>> inputs[2];
   for (const bool quantized : {false, true}) {
     const auto engine = factory(quantized ? mixed : linears);

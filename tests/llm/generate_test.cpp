@@ -117,6 +117,47 @@ TEST(Inspect, OutliersAreThoseOfTheInputs) {
   expect_in(outliers_text(modules, 2), {"QFeM"});
 }
 
+// What `inspect` says beforehand is what the prepared linears weigh.
+TEST(Inspect, BitsPerWeightAreThoseOfTheRecords) {
+  const TinyModel m = tiny_model(Architecture::kQwen3, true);
+  const TempFolder folder;
+  const std::string path = folder.write("q4.gguf", tiny_gguf(m, q4_linears(3)).bytes());
+  const Calibration calibration = tiny_calibration(path, m);
+  int cases = 0;
+  for (const char* name : {"fp", "rrs", "rrs_g128", "quarot", "rs", "smoothquant_w8a8",
+                           "q4_0-native", "rrs+aser@rank=8", "rrs@w8"}) {
+    for (const char* override : {"", "blk.0=fp", "ffn_down=weight-group=64"}) {
+      std::vector<Setting> settings;
+      const bool fixed = std::string(name) == "fp" || std::string(name) == "q4_0-native";
+      if (*override != 0 && fixed) continue;
+      if (*override != 0) settings = parse_override(override);
+      const Method method = make_method(name, settings);
+      const auto source = open_model(path);
+      const ThreadPool pool(1);
+      PrepareOptions options;
+      options.calibration = &calibration;
+      double bits = 0.0, weights = 0.0;
+      for (const LayerLinears& layer : prepare_linears(*source, method, options, pool)) {
+        for (const auto& linear : layer) {
+          bits += 8.0 * static_cast<double>(linear->info().stored_bytes);
+          weights += static_cast<double>(linear->info().weights);
+        }
+      }
+      char expected[40];
+      std::snprintf(expected, sizeof expected, "  %.2f bits per weight", bits / weights);
+      expect_in(fit_text(*source, method), {expected});
+      ++cases;
+    }
+  }
+  EXPECT_EQ(cases, 2 + 7 * 3);
+  const auto source = open_model(path);
+  expect_in(fit_text(*source, make_method("q4_0-native", {})), {"   2 x  ffn_down", "  5.50 bits"});
+  expect_in(fit_text(*source, make_method("rrs", parse_override("blk.0=fp"))),
+            {"   1 x  ffn_down     N 64     K 96     float",
+             "   1 x  ffn_down     N 64     K 96     3 groups"});
+  expect_in(fit_text(*source, make_method("rrs+aser@rank-share=0.5", {})), {"rank-share"});
+}
+
 TEST(Program, EveryCommandEndToEnd) {
   const TinyModel m = tiny_model(Architecture::kQwen3, false);
   const TempFolder folder;
@@ -162,6 +203,71 @@ TEST(Program, BadCommandLinesAreRefused) {
            folder.file("no.txt").c_str(), "--out", folder.file("x").c_str()}),
       0);  // no calibration text
   EXPECT_FALSE(std::filesystem::exists(folder.file("x")));
+}
+
+TEST(Program, SettingsThatNothingTakesAreRefused) {
+  const TinyModel m = tiny_model(Architecture::kLlama, true);
+  const TempFolder folder;
+  const std::string model = write_tiny_gguf(m, folder), out = folder.file("out.safetensors");
+  const std::string text = folder.write("text.txt", "the hello the hello 123 the hello");
+  ASSERT_EQ(run({"quantize", "--model", model.c_str(), "--out", out.c_str()}), 0);
+  const auto refused = [&](std::vector<const char*> options,
+                           const std::vector<std::string>& parts) {
+    options.insert(options.begin() + 1, {"--model", model.c_str()});
+    Said said;
+    EXPECT_NE(run(options, &said), 0) << options.back();
+    expect_in(said.err, parts);
+  };
+  int cases = 0;
+  for (const std::vector<const char*>& beside :
+       std::vector<std::vector<const char*>>{{"--method", "rrs"},
+                                             {"--activation-bits", "8"},
+                                             {"--override", "ffn_down=a8"},
+                                             {"--calibration", text.c_str()},
+                                             {"--recipe", "r.json"},
+                                             {"--sign-seed", "1"}}) {
+    refused({"generate", "--prompt", "the", "--weights", out.c_str(), beside[0], beside[1]},
+            {"--weights", beside[0]});
+    ++cases;
+  }
+  EXPECT_EQ(cases, 6);
+  refused({"generate", "--prompt", "the", "--method", "fp", "--activation-bits", "8"},
+          {"--activation-bits", "fp"});
+  refused({"generate", "--prompt", "the", "--method", "fp", "--override", "blk.0=a8"},
+          {"--override", "fp"});
+  refused({"perplexity", "--text", text.c_str(), "--context", "8", "--clip", "0.9"}, {"--method"});
+  refused({"perplexity", "--text", text.c_str(), "--context", "8", "--method", "fp,fp+qfep",
+           "--clip", "0.9"},
+          {"--clip", "fp"});
+  // Others take them.
+  EXPECT_EQ(run({"perplexity", "--model", model.c_str(), "--text", text.c_str(), "--context", "8",
+                 "--method", "fp,rrs", "--clip", "0.9"}),
+            0);
+}
+
+TEST(Program, ASeedSamples) {
+  const TinyModel m = tiny_model(Architecture::kLlama, true);
+  const TempFolder folder;
+  const std::string model = write_tiny_gguf(m, folder);
+  const auto said = [&](const std::vector<const char*>& more) {
+    std::vector<const char*> a{"generate", "--model", model.c_str(), "--prompt", "the", "-n", "30"};
+    a.insert(a.end(), more.begin(), more.end());
+    Said s;
+    EXPECT_EQ(run(a, &s), 0);
+    return s.out;
+  };
+  const std::string greedy = said({}), one = said({"--seed", "1"});
+  EXPECT_EQ(said({"--temperature", "0"}), greedy);
+  EXPECT_NE(one, greedy);
+  EXPECT_NE(said({"--seed", "2"}), one);
+  EXPECT_EQ(said({"--seed", "1", "--temperature", "1"}), one);
+  EXPECT_EQ(said({"--top-p", "0.95"}), one);  // the defaults of both
+  Said s;
+  EXPECT_NE(run({"generate", "--model", model.c_str(), "--prompt", "the", "--seed", "3",
+                 "--temperature", "0"},
+                &s),
+            0);
+  expect_in(s.err, {"--temperature", "--seed"});
 }
 
 }  // namespace

@@ -44,7 +44,10 @@ inline void reference_rope(const TinyModel& m, std::size_t position, Row* head) 
   const std::size_t half = head->size() / 2;
   for (std::size_t i = 0; i < half; ++i) {
     const double exponent = 2.0 * static_cast<double>(i) / static_cast<double>(head->size());
-    const double angle = static_cast<double>(position) * std::pow(m.config.rope_base, -exponent);
+    const std::vector<float>& divisors = m.config.rope_divisors;
+    const double slowed = divisors.empty() ? 1.0 : static_cast<double>(divisors[i]);
+    const double angle =
+        static_cast<double>(position) / (std::pow(m.config.rope_base, exponent) * slowed);
     const double a = (*head)[i], b = (*head)[i + half];
     (*head)[i] = a * std::cos(angle) - b * std::sin(angle);
     (*head)[i + half] = a * std::sin(angle) + b * std::cos(angle);

@@ -25,13 +25,14 @@ class SimulatedLinear final : public Linear {
     product_ = make_float_linear(real_->info().name, std::vector<float>(dense.begin(), dense.end()),
                                  w.n, w.k);
   }
-  void apply(InputCache& input, const LinearOutput& out, const ThreadPool& pool) const override {
+  const char* apply(InputCache& input, const LinearOutput& out,
+                    const ThreadPool& pool) const override {
     const std::vector<double> x = rrs::reference::dequantized_activations(
         input.x(), input.rows(), input.cols(), scheme_, real_->channels()->view());
     const std::vector<float> rounded(x.begin(), x.end());
     InputCache cache;
     cache.set(rounded.data(), input.rows(), input.cols());
-    product_->apply(cache, out, pool);
+    return product_->apply(cache, out, pool);
   }
   LinearInfo info() const override { return real_->info(); }
 
@@ -45,7 +46,7 @@ class DoubleLinear final : public Linear {
  public:
   DoubleLinear(const ModelSource& model, std::size_t layer, std::size_t linear)
       : name_(linear_name(layer, linear)), weight_(model.read(name_)) {}
-  void apply(InputCache& input, const LinearOutput& out, const ThreadPool&) const override {
+  const char* apply(InputCache& input, const LinearOutput& out, const ThreadPool&) const override {
     const auto k = static_cast<std::size_t>(input.cols());
     for (std::int64_t t = 0; t < input.rows(); ++t) {
       const float* x = input.x() + t * input.cols();
@@ -63,6 +64,7 @@ class DoubleLinear final : public Linear {
         y = static_cast<float>(out.accumulate ? static_cast<double>(y) + sum : sum);
       }
     }
+    return "double";
   }
   LinearInfo info() const override {
     return LinearInfo{name_, "fp", "double", false, static_cast<std::int64_t>(weight_.size()), 0};

@@ -200,7 +200,7 @@ inline GgufBuilder tiny_gguf(
   b.f32(name + ".rope.freq_base", static_cast<float>(c.rope_base));
   b.f32(name + ".attention.layer_norm_rms_epsilon", static_cast<float>(c.rms_epsilon));
   put_vocabulary(m.vocabulary, "smollm", &b);
-  b.boolean("tokenizer.ggml.add_bos_token", false);
+  b.boolean("tokenizer.ggml.add_bos_token", c.add_bos);
   for (const TinyTensor& t : m.tensors) {
     if (special && special(t, &b)) continue;
     const bool bias = t.name.find(".bias") != std::string::npos;
@@ -211,6 +211,24 @@ inline GgufBuilder tiny_gguf(
                  permute ? interleaved(t, c.head_size) : t.values);
   }
   return b;
+}
+
+// For tiny_gguf: linears of the layers as Q4_0 (GGUF's type 2) or Q4_1 (3) blocks of 32 weights:
+// scale 2^-5, for Q4_1 a minimum of -2^-2, codes from a hash.
+inline std::function<bool(const TinyTensor&, GgufBuilder*)> q4_linears(std::uint32_t type) {
+  return [type](const TinyTensor& t, GgufBuilder* builder) {
+    if (t.name.rfind("blk.", 0) != 0 || t.rows == 1) return false;
+    std::string bytes;
+    for (std::size_t block = 0; block < t.rows * t.columns / 32; ++block) {
+      bytes += raw(rrs_examples::f32_to_f16(0.03125f));
+      if (type == 3) bytes += raw(rrs_examples::f32_to_f16(-0.25f));
+      for (std::size_t i = 0; i < 16; ++i) {
+        bytes += static_cast<char>((block * 2654435761u + i * 40503u) >> 7 & 0xffu);
+      }
+    }
+    builder->tensor(t.name + ".weight", {t.columns, t.rows}, type, bytes);
+    return true;
+  };
 }
 
 inline std::string hf_name(const std::string& canonical) {
