@@ -35,16 +35,18 @@ struct AttentionShape {
 class KvStore {
  public:
   virtual ~KvStore() = default;
-  // Rows of k and v: [tokens][kv_heads * head_size].
+  // Rows of k and v: [tokens][kv_heads * head_size]. Throws when a value is not finite or beyond
+  // the store's range (16 bits: 65504), naming the first token of the call that has one.
   virtual void append(const float* k, const float* v, std::int64_t tokens) = 0;
   // The same in 16 bits, whatever the store's width; before any other append.
   virtual void append_exact(const float* k, const float* v, std::int64_t tokens) = 0;
-  // A second store with the same keys and values; at 8 and 4 bits the pages are shared.
+  // A second store with the same keys and values, sharing their pages.
   virtual std::unique_ptr<KvStore> fork() const = 0;
   // The last `tokens` appended attend: q and out are [tokens][heads * head_size].
   virtual void attend(const float* q, std::int64_t tokens, float* out,
                       const ThreadPool& pool) const = 0;
   virtual std::int64_t length() const noexcept = 0;
+  // Of all pages as they are held, those shared with forks included.
   virtual std::int64_t bytes() const noexcept = 0;
 };
 

@@ -1,12 +1,18 @@
 // The 16-bit store. K pages are [kv head][16 keys][size][16], so that scores are a panel product of
 // the query rows; V pages [kv head][16 outputs][key][16], so that p * V is one that continues from
-// page to page. Values are rounded to f16 and kept expanded: the kernel reads f32.
+// page to page. Values are rounded to f16 and kept expanded: the kernel reads f32, and bytes() says
+// so. A fork shares the pages; whoever appends to a shared last page first copies that page. Forks
+// of one store are appended to by one thread at a time.
 #include <cmath>
 #include <limits>
+#include <memory>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "attention.hpp"
 #include "float_kernels.hpp"
+#include "rrs/core/status.hpp"
 #include "rrs/core/types.hpp"
 
 namespace rrs_llm {
@@ -17,6 +23,20 @@ constexpr std::int64_t kTileRows = 48;  // query rows that share a pass over K a
 
 float rounded(float x) noexcept { return rrs::to_f32(rrs::to_f16(x)); }
 
+// In the words of rrs::KvCache, which refuses the same values. Below 65520 rounds to 65504 at most.
+void check_range(const float* k, const float* v, std::int64_t tokens, std::int64_t width) {
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    bool fits = true;
+    for (std::int64_t d = t * width; d < (t + 1) * width; ++d) {
+      fits &= std::fabs(k[d]) < 65520.0f && std::fabs(v[d]) < 65520.0f;
+    }
+    if (fits) continue;
+    const rrs::Status bad{rrs::StatusCode::kNonFinite, "k or v",
+                          "must be finite and within range (found: token)", t, 0};
+    throw std::runtime_error("KV cache: " + bad.message());
+  }
+}
+
 class F16Store final : public KvStore {
  public:
   explicit F16Store(const AttentionShape& shape)
@@ -26,10 +46,13 @@ class F16Store final : public KvStore {
 
   void append(const float* k, const float* v, std::int64_t tokens) override {
     const std::int64_t width = shape_.kv_heads * shape_.head_size;
+    check_range(k, v, tokens, width);
+    if (tokens > 0 && length_ % kPageTokens != 0 && pages_.back().use_count() > 1) {
+      pages_.back() = std::make_shared<Page>(*pages_.back());
+    }
     for (std::int64_t t = 0; t < tokens; ++t, ++length_) {
       if (length_ % kPageTokens == 0) {
-        pages_.emplace_back(static_cast<std::size_t>(shape_.kv_heads * (k_floats_ + v_floats_)),
-                            0.0f);
+        pages_.push_back(std::make_shared<Page>(static_cast<std::size_t>(page_floats()), 0.0f));
       }
       for (std::int64_t h = 0; h < shape_.kv_heads; ++h) {
         const std::int64_t at = t * width + h * shape_.head_size;
@@ -58,12 +81,17 @@ class F16Store final : public KvStore {
 
   std::int64_t length() const noexcept override { return length_; }
   std::int64_t bytes() const noexcept override {
-    return length_ * shape_.kv_heads * shape_.head_size * 2 * 2;
+    return static_cast<std::int64_t>(pages_.size()) * page_floats() *
+           static_cast<std::int64_t>(sizeof(float));
   }
 
  private:
+  using Page = std::vector<float>;
+
+  std::int64_t page_floats() const noexcept { return shape_.kv_heads * (k_floats_ + v_floats_); }
+
   void put(std::int64_t h, std::int64_t at, const float* k, const float* v) {
-    float* page = pages_.back().data() + h * (k_floats_ + v_floats_);
+    float* page = pages_.back()->data() + h * (k_floats_ + v_floats_);
     float* keys = page + at / kLanes * kLanes * shape_.head_size + at % kLanes;
     float* values = page + k_floats_ + at * kLanes;
     for (std::int64_t d = 0; d < shape_.head_size; ++d) {
@@ -157,7 +185,7 @@ class F16Store final : public KvStore {
   }
 
   const float* page(std::int64_t token, std::int64_t kv_head) const noexcept {
-    return pages_[static_cast<std::size_t>(token / kPageTokens)].data() +
+    return pages_[static_cast<std::size_t>(token / kPageTokens)]->data() +
            kv_head * (k_floats_ + v_floats_);
   }
 
@@ -165,7 +193,7 @@ class F16Store final : public KvStore {
   std::int64_t k_floats_;
   std::int64_t v_floats_;
   std::int64_t length_ = 0;
-  std::vector<std::vector<float>> pages_;
+  std::vector<std::shared_ptr<Page>> pages_;  // shared with forks
   const FloatKernels& kernels_ = float_kernels();
 };
 

@@ -1,12 +1,15 @@
 // rrs-llm generate: continue a prompt.
 #include <cstdio>
+#include <optional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <CLI/CLI.hpp>
 
 #include "options.hpp"
+#include "progress.hpp"
 
 namespace rrs_llm {
 namespace {
@@ -21,19 +24,33 @@ void run_generate(const Options& o) {
   encode.prepend_bos = session.model().config().add_bos && c.engine->prefix() == nullptr;
   const Tokenizer& tokenizer = session.model().tokenizer();
   const std::vector<TokenId> prompt = tokenizer.encode(o.prompt, encode);
-  print(o.prompt);
+  // The line of the prefill is erased before any text: both may share a terminal's row.
+  std::optional<Progress> progress(std::in_place, "prefill", "tokens x layers");
+  double done = 0.0;
+  const double all = static_cast<double>(prompt.size() * session.model().config().layers);
+  c.engine->watch([&](std::int64_t rows) {
+    if (progress) progress->update(done += static_cast<double>(rows), all);
+  });
+  const auto show_prompt = [&] {
+    if (!progress) return;
+    progress.reset();
+    c.engine->watch(nullptr);
+    print(o.prompt);
+  };
   const GenerateResult r = generate(c.engine.get(), prompt, o.generate, [&](TokenId token) {
+    show_prompt();
     if (!tokenizer.is_special(token)) print(std::string(tokenizer.token_bytes(token)));
   });
+  show_prompt();
   print("\n");
   std::fprintf(stderr,
                "%s: prefill %zu tokens, %.1f tokens/s (%.0f %% outside the linears); decode %zu "
-               "tokens, %.1f tokens/s (%.0f %%); KV cache %.2f MB at %d bits; %s\n",
+               "tokens, %.1f tokens/s (%.0f %%); KV cache %.2f MB at %d bits; %s\n%s\n",
                c.method.c_str(), prompt.size(),
                static_cast<double>(prompt.size()) / r.prefill_seconds, 100.0 * r.prefill_outside,
                r.decoded, r.decoded == 0 ? 0.0 : static_cast<double>(r.decoded) / r.decode_seconds,
                100.0 * r.decode_outside, static_cast<double>(r.kv_bytes) / 1e6, c.kv_bits,
-               r.ended ? "end token" : "length");
+               r.ended ? "end token" : "length", c.scheme.c_str());
 }
 
 }  // namespace

@@ -1,11 +1,13 @@
 // rrs-llm inspect: tensors, scheme fit, outliers.
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <CLI/CLI.hpp>
 
 #include "inspect.hpp"
 #include "options.hpp"
+#include "progress.hpp"
 
 namespace rrs_llm {
 namespace {
@@ -18,10 +20,15 @@ void run_inspect(const Options& o) {
   const std::vector<TokenId> tokens = session.tokens_of_file(o.text);
   const std::size_t windows = window_count(tokens.size(), o.sample_context, o.sample_windows);
   Contestant fp = session.prepare(make_method("fp", {}), 16);
+  std::vector<ModuleOutliers> outliers;
+  {
+    Progress progress("inspecting", "tokens x layers");
+    outliers = measure_outliers(fp.engine.get(), tokens, windows, o.sample_context,
+                                [&](double done, double all) { progress.update(done, all); });
+  }
   print("\nOutliers over " + std::to_string(windows) + " windows of " +
         std::to_string(o.sample_context) + " tokens, highest QFeM score first:\n");
-  print(outliers_text(measure_outliers(fp.engine.get(), tokens, windows, o.sample_context),
-                      o.modules));
+  print(outliers_text(std::move(outliers), o.modules));
 }
 
 }  // namespace

@@ -79,7 +79,9 @@ void define_quantize(CLI::App* app, Options* o) {
       "Prepares the linears once. perplexity and generate take the file with --weights, beside the "
       "same --model: weights are used where they are mapped, and logits have the same bits.\n"
       "The file appears complete or not at all. GPTQ methods keep what is finished beside it, in "
-      "OUT.statistics and OUT.linears, until it does.");
+      "OUT.statistics and OUT.linears, until it does.\n"
+      "Example: rrs-llm quantize --model M.gguf --method rrs --out rrs.safetensors; then rrs-llm "
+      "generate --model M.gguf --weights rrs.safetensors --prompt 'Once upon a time'");
   app->callback([o] { run_quantize(*o); });
 }
 

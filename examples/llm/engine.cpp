@@ -315,6 +315,7 @@ const float* Engine::run_layers(std::size_t first, Sequence* sequence) {
     if (layer_observer_) layer_observer_(layer, b_.x.data(), rows_);
     attention_block(layer, sequence->stores_[layer].get(), sequence->length_);
     ffn_block(layer);
+    if (watch_) watch_(rows_);
   }
   sequence->length_ += rows_;
   norm_rows(b_.x.data(), parts_->output_norm, rows_, b_.normed.data());

@@ -138,6 +138,9 @@ class Engine {
   using KvObserver =
       std::function<void(std::size_t layer, const float* k, const float* v, std::int64_t rows)>;
   void observe_kv(KvObserver observer) { kv_observer_ = std::move(observer); }
+  // Called after every layer of a call of `rows` tokens: for progress lines.
+  using LayerWatch = std::function<void(std::int64_t rows)>;
+  void watch(LayerWatch watch) { watch_ = std::move(watch); }
   // Only that many layers run, for probes: no hidden state of the last layer then. 0: all.
   void limit_layers(std::size_t layers) noexcept { layer_limit_ = layers; }
 
@@ -184,6 +187,7 @@ class Engine {
   Observer observer_;
   LayerObserver layer_observer_;
   KvObserver kv_observer_;
+  LayerWatch watch_;
   std::size_t layer_limit_ = 0;
   std::shared_ptr<const Prefix> prefix_;
   std::vector<std::unique_ptr<KvStore>> prefix_stores_;  // per layer; sequences fork them

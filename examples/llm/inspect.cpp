@@ -143,13 +143,19 @@ std::string fit_text(const ModelSource& model, const Method& method) {
   return out + line;
 }
 
-std::vector<ModuleOutliers> measure_outliers(Engine* engine, const std::vector<TokenId>& tokens,
-                                             std::size_t windows, std::size_t context) {
+std::vector<ModuleOutliers> measure_outliers(
+    Engine* engine, const std::vector<TokenId>& tokens, std::size_t windows, std::size_t context,
+    const std::function<void(double done, double all)>& progress) {
   std::map<std::pair<std::size_t, std::size_t>, ModuleState> states;
   engine->observe([&](std::size_t layer, std::size_t linear, const float* x, std::int64_t rows,
                       std::int64_t cols) {
     add_rows(x, rows, cols, &states[{layer, linear == kGate ? std::size_t{kUp} : linear}]);
   });
+  double done = 0.0;
+  const double all = static_cast<double>(windows * context * engine->config().layers);
+  if (progress) {
+    engine->watch([&](std::int64_t rows) { progress(done += static_cast<double>(rows), all); });
+  }
   for (std::size_t w = 0; w < windows; ++w) {
     const auto first = tokens.begin() + static_cast<std::ptrdiff_t>(w * context);
     Sequence sequence = engine->start();
@@ -157,6 +163,7 @@ std::vector<ModuleOutliers> measure_outliers(Engine* engine, const std::vector<T
                     &sequence);
   }
   engine->observe(nullptr);
+  engine->watch(nullptr);
   std::vector<ModuleOutliers> out;
   for (const auto& [place, s] : states) {
     ModuleOutliers m;

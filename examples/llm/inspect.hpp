@@ -7,6 +7,7 @@
 // of max_t S_t / median_t S_t (lower median, the first token included).
 
 #include <cstddef>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -30,8 +31,10 @@ struct ModuleOutliers {
 };
 
 // `engine`: the float model; its observer is replaced.
-std::vector<ModuleOutliers> measure_outliers(Engine* engine, const std::vector<TokenId>& tokens,
-                                             std::size_t windows, std::size_t context);
+// `progress`, which may be empty: tokens times layers, done and of how many.
+std::vector<ModuleOutliers> measure_outliers(
+    Engine* engine, const std::vector<TokenId>& tokens, std::size_t windows, std::size_t context,
+    const std::function<void(double done, double all)>& progress = nullptr);
 // The `most` modules of highest score first; 0: all.
 std::string outliers_text(std::vector<ModuleOutliers> modules, std::size_t most);
 

@@ -220,6 +220,10 @@ void apply_setting(const Setting& s, rrs::Scheme* scheme) {
     set_window(s, &a.window);
   } else if (s.key == "token-scale") {
     a.token_scale = parse_switch(s);
+  } else if (s.key == "floor") {
+    a.floor = s.value == "0" ? 0.0f : static_cast<float>(parse_share(s));
+  } else if (s.key == "exact-reference") {
+    a.exact_reference = parse_switch(s);
   } else if (s.key == "rotation") {
     set_rotation(s, &scheme->rotation);
   } else if (s.key == "range") {
@@ -246,9 +250,9 @@ void apply_setting(const Setting& s, rrs::Scheme* scheme) {
     throw std::runtime_error(
         "setting " + rrs_examples::quoted_name(s.key) +
         " is not one of aN, wN, fp, activation-bits, activation-group, window, token-scale, "
-        "rotation, range, clip, weight-bits, weight-group, weight-range, weight-scale, sign-seed, "
-        "solver, act-order, zigzag, damping, rank, rank-share, rank-bits, outliers, alpha, fold, "
-        "exempt, qfem-bits, qfem-tolerance, qfep-tokens");
+        "floor, exact-reference, rotation, range, clip, weight-bits, weight-group, weight-range, "
+        "weight-scale, sign-seed, solver, act-order, zigzag, damping, rank, rank-share, rank-bits, "
+        "outliers, alpha, fold, exempt, qfem-bits, qfem-tolerance, qfep-tokens");
   }
 }
 
@@ -401,6 +405,25 @@ rrs::KvScheme Method::kv(int bits) const {
   const rrs::Result<rrs::KvScheme> found = rrs::presets::kv(own ? preset.c_str() : "rrs", bits);
   if (!found) throw std::runtime_error("method " + name + ": " + found.status().message());
   return *found;
+}
+
+std::string describe(const rrs::KvScheme& s) {
+  std::string text = "KV cache " + std::to_string(s.bits) + " bits";
+  const int v_bits = rrs::kv_v_bits(s);
+  if (v_bits != s.bits) text += ", V " + std::to_string(v_bits);
+  if (s.bits == 16 && v_bits == 16) return text;
+  const auto group = [](int g) {
+    return g == rrs::kKvHeadGroup    ? std::string("head")
+           : g == rrs::kKvTokenGroup ? std::string("token")
+                                     : std::to_string(g);
+  };
+  text += ", group " + group(s.group);
+  if (rrs::kv_v_group(s) != s.group) text += " (V: " + group(rrs::kv_v_group(s)) + ")";
+  const char* ranges[] = {"asymmetric", "symmetric", "full"};
+  text += std::string(", ") + ranges[static_cast<int>(s.range)] + ", clip " +
+          number(static_cast<double>(s.clip));
+  if (s.rotate_k && s.rotate_v) return text + ", K and V rotated";
+  return text + (s.rotate_k ? ", K rotated" : s.rotate_v ? ", V rotated" : ", not rotated");
 }
 
 std::string describe_weight(const rrs::Scheme& s) {

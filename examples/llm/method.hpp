@@ -87,9 +87,9 @@ std::vector<Setting> parse_settings(const std::string& pattern, const std::strin
 // ?, for a glob of the whole name ("blk.2?.ffn_*").
 bool matches(const std::string& pattern, const std::string& name);
 
-// Keys: activation-bits, activation-group, window, token-scale, rotation, range, clip, weight-bits,
-// weight-group, weight-range, weight-scale, sign-seed. Throws naming key, value and what is
-// allowed.
+// Keys: activation-bits, activation-group, window, token-scale, floor, exact-reference, rotation,
+// range, clip, weight-bits, weight-group, weight-range, weight-scale, sign-seed. Throws naming key,
+// value and what is allowed.
 void apply_setting(const Setting& setting, rrs::Scheme* scheme);
 // Also: solver, act-order, zigzag, damping, rank, rank-share, rank-bits (16 or 8, of the branch's
 // elements), outliers, alpha (SmoothQuant's, of any preset; or "search"), fold, and exempt (8 or
@@ -141,6 +141,8 @@ std::vector<std::string> method_names();
 // "rotation block 32; activations 4 bits, window one, group 32, full, clip 1; weights 4 bits, ..."
 std::string describe(const rrs::Scheme& scheme);
 std::string describe(const Method& method);
+// "KV cache 4 bits, group 32, asymmetric, clip 1, K and V rotated".
+std::string describe(const rrs::KvScheme& scheme);
 // The part of a scheme that decides the packed weight.
 std::string describe_weight(const rrs::Scheme& scheme);
 // "; gptq, act-order, damping 0.01; rank 64": what is not the default, or "".

@@ -41,6 +41,8 @@ void add_scheme_options(CLI::App* app, Options* o) {
   add_setting(app, o, "weight-group", "16, 32, 64, 128, 256 or row (per output channel)");
   add_setting(app, o, "weight-range", "symmetric or full");
   add_setting(app, o, "weight-scale", "absmax or search");
+  add_setting(app, o, "floor", "least smoothing scale of wide windows (published: 1e-5)");
+  add_setting(app, o, "exact-reference", "1: channels sorted in every call (window whole)");
   add_setting(app, o, "sign-seed", "random signs before the rotation, from this seed");
   add_setting(app, o, "act-order", "0 or 1: GPTQ takes columns in order of falling diagonal");
   add_setting(app, o, "damping", "of GPTQ's Hessian, times the mean of its diagonal");

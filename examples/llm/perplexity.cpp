@@ -250,9 +250,19 @@ std::vector<MethodRecord> measure_perplexity(
     const std::vector<TokenId> window(first, first + static_cast<std::ptrdiff_t>(context));
     for (std::size_t i = 0; i < contestants.size(); ++i) {
       if (progress) progress(contestants[i].method, done, all);
-      WindowScorer scorer(contestants[i].engine.get(), pool);
+      Engine* engine = contestants[i].engine.get();
+      double layers = 0.0;
+      if (progress) {
+        engine->watch([&](std::int64_t rows) {
+          layers += static_cast<double>(rows);
+          const double share = layers / static_cast<double>(engine->config().layers);
+          progress(contestants[i].method, done + share, all);
+        });
+      }
+      WindowScorer scorer(engine, pool);
       const double nll = i == 0 ? scorer.score_reference(window, &reference)
                                 : scorer.score(window, reference, &tallies[i]);
+      engine->watch(nullptr);
       tallies[i].window_nll.push_back(nll / static_cast<double>(context - 1));
       done += static_cast<double>(context);
     }

@@ -8,14 +8,16 @@
 namespace rrs_llm {
 namespace {
 
-constexpr double kQuietSeconds = 2.0;
-constexpr double kRefreshSeconds = 0.1;
-
 double since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 }  // namespace
+
+ProgressTimes& progress_times() noexcept {
+  static ProgressTimes times;
+  return times;
+}
 
 std::string progress_text(const std::string& what, const std::string& unit, double done, double all,
                           double seconds) {
@@ -39,7 +41,9 @@ Progress::~Progress() {
 }
 
 void Progress::update(double done, double all) {
-  if (!terminal_ || since(start_) < kQuietSeconds || since(shown_) < kRefreshSeconds) return;
+  if (!terminal_ || since(start_) < progress_times().quiet ||
+      since(shown_) < progress_times().refresh)
+    return;
   shown_ = Clock::now();
   visible_ = true;
   std::fprintf(stderr, "\r\033[K%s", progress_text(what_, unit_, done, all, since(start_)).c_str());

@@ -10,6 +10,13 @@
 
 namespace rrs_llm {
 
+// When a line appears (2 s) and how often it is written (0.1 s): tests make both shorter.
+struct ProgressTimes {
+  double quiet = 2.0;
+  double refresh = 0.1;
+};
+ProgressTimes& progress_times() noexcept;
+
 // "12.3 tokens/s, 1:05 left"; for the line, and for tests.
 std::string progress_text(const std::string& what, const std::string& unit, double done, double all,
                           double seconds);

@@ -188,7 +188,7 @@ Contestant Session::prepare(const Method& asked, int kv_bits) {
   const rrs::KvScheme kv = method.kv(kv_bits);
   Contestant c;
   c.method = method.name;
-  c.scheme = describe(method) + prefix_text(options.prefix);
+  c.scheme = describe(method) + "; " + describe(kv) + prefix_text(options.prefix);
   c.kv_bits = kv.bits;
   const bool is_fp = method.kind == LinearKind::kFloat;
   LinearStack linears = std::move(resolved.linears);
@@ -205,7 +205,7 @@ Contestant Session::open(const std::string& weights) {
   const rrs::KvScheme kv = file.method.kv(options_.kv_bits);
   Contestant c;
   c.method = file.method.name;
-  c.scheme = file.description + prefix_text(file.prefix);
+  c.scheme = file.description + "; " + describe(kv) + prefix_text(file.prefix);
   c.kv_bits = kv.bits;
   c.engine = make_engine(std::move(file.linears), kv, file.prefix);
   c.prepare_seconds = seconds_since(start);

@@ -1,4 +1,5 @@
 // Session's part of QFeM and QFeP: which text, which engines, and what is kept.
+#include <optional>
 #include <utility>
 
 #include "progress.hpp"
@@ -16,6 +17,32 @@ std::string behind(const std::shared_ptr<const Prefix>& prefix) {
                            : "behind the prefix " + tokens_text(prefix->tokens);
 }
 
+// Shows an engine's forward passes while it lives, unless a log is printed: lines would run into
+// each other. `all`: tokens of all passes; 0: not known beforehand.
+class EngineProgress {
+ public:
+  EngineProgress(const char* what, const SpikeLog& log, std::size_t all) : all_(all) {
+    if (!log) progress_.emplace(what, "tokens x layers");
+  }
+  void show(Engine* engine) {
+    const double all = static_cast<double>(all_ * engine->config().layers);
+    engine->watch([this, all](std::int64_t rows) {
+      if (progress_) progress_->update(done_ += static_cast<double>(rows), all);
+    });
+  }
+
+ private:
+  std::optional<Progress> progress_;
+  std::size_t all_;
+  double done_ = 0.0;
+};
+
+std::size_t token_count(const std::vector<std::vector<TokenId>>& windows) {
+  std::size_t count = 0;
+  for (const std::vector<TokenId>& window : windows) count += window.size();
+  return count;
+}
+
 // Windows that fit behind the prefix.
 std::vector<std::vector<TokenId>> windows_of(const std::vector<TokenId>& tokens,
                                              const SpikeOptions& options, std::size_t room) {
@@ -29,8 +56,13 @@ const SpikeMeasurement& Session::spikes(const std::shared_ptr<const Prefix>& pre
   if (const auto at = spikes_.find(key); at != spikes_.end()) return at->second;
   const std::size_t room = model_->config().context - key.size();
   const std::unique_ptr<Engine> engine = float_engine(prefix);
-  SpikeMeasurement m =
-      measure_spikes(engine.get(), windows_of(calibration_tokens(), options_.spikes, room));
+  const auto windows = windows_of(calibration_tokens(), options_.spikes, room);
+  SpikeMeasurement m;
+  {
+    EngineProgress progress("spike scores", options_.spike_log, token_count(windows));
+    progress.show(engine.get());
+    m = measure_spikes(engine.get(), windows);
+  }
   say(options_.spike_log,
       "Modules of the highest scores, " + behind(prefix) + ":\n" + spikes_text(m, 8));
   return spikes_[key] = std::move(m);
@@ -43,6 +75,8 @@ std::shared_ptr<const Prefix> Session::prefix(const Method& method) {
     if (!found_prefix_) {
       const SpikeMeasurement& measured = spikes(nullptr);
       const std::unique_ptr<Engine> engine = float_engine(nullptr);
+      EngineProgress progress("prefix search", options_.spike_log, 0);
+      progress.show(engine.get());
       found_prefix_ =
           find_prefix(engine.get(),
                       windows_of(calibration_tokens(), options_.spikes, model_->config().context),
@@ -71,14 +105,24 @@ Session::Resolved Session::resolve_linears(const Method& method) {
   ExemptionSearch search;
   search.scores = spikes(prefixed).scores();
   search.tolerance = method.qfem_tolerance;
-  const PrepareOptions options = prepare_options(method);
+  PrepareOptions options = prepare_options(method);
   const Method all = with_exemptions(method, std::vector<bool>(search.scores.size(), true));
-  const LinearStack plain = prepare_linears(*model_, method, options, *pool_);
-  const LinearStack exempt = prepare_linears(*model_, all, options, *pool_);
+  const auto prepared = [&](const Method& m, const char* what) {
+    Progress progress(what + m.name, "linears");
+    options.progress = [&](std::size_t done, std::size_t count) {
+      progress.update(static_cast<double>(done), static_cast<double>(count));
+    };
+    return prepare_linears(*model_, m, options, *pool_);
+  };
+  const LinearStack plain = prepared(method, "preparing ");
+  const LinearStack exempt = prepared(all, "preparing, all modules exempt, ");
   search.plain = &plain;
   search.exempt = &exempt;
+  EngineProgress progress("exempt modules", options_.spike_log, 0);
   search.engine = [&](LinearStack linears) {
-    return make_engine(std::move(linears), method.kv(16), prefixed);
+    std::unique_ptr<Engine> engine = make_engine(std::move(linears), method.kv(16), prefixed);
+    progress.show(engine.get());
+    return engine;
   };
   SpikeOptions few = options_.spikes;
   few.windows = options_.spikes.search_windows;

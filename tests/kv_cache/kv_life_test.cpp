@@ -74,6 +74,45 @@ TEST(KvCacheLife, PiecesAndSplitsAreBitEqual) {
   EXPECT_EQ(compared, 45 * 3 * 9);
 }
 
+// K and V as slices of one buffer [token][q | k | v | rest], and with a stride each.
+TEST(KvCacheLife, RowsWithAStrideAreThePackedRows) {
+  const KvRows rows(141, 2, 80, 12);
+  const std::int64_t width = 2 * 80, queries = 3 * width, fused = queries + 2 * width + 7;
+  // NaN between the rows, so that a read beside them shows.
+  std::vector<float> qkv(static_cast<std::size_t>(141 * fused), std::nanf(""));
+  for (std::int64_t t = 0; t < 141; ++t) {
+    std::copy_n(rows.k_row(t), width, qkv.begin() + t * fused + queries);
+    std::copy_n(rows.v_row(t), width, qkv.begin() + t * fused + queries + width);
+  }
+  const auto view = [&](std::int64_t from, std::int64_t tokens, std::int64_t column) {
+    return rrs::MatrixView<const float>(qkv.data() + from * fused + column, tokens, width, fused);
+  };
+  int compared = 0;
+  for (const KvScheme& s : rrs_test::kv_schemes()) {
+    const bool exact_first = s.bits != 16;
+    rrs_test::each_isa([&](const rrs::KernelTable& table) {
+      KvCache expected = kv_create(s, 2, 80), strided = kv_create(s, 2, 80);
+      if (exact_first) {
+        ASSERT_TRUE(expected.append_exact(rows.k.data(), rows.v.data(), 5).ok());
+        ASSERT_TRUE(strided.append_exact(view(0, 5, queries), view(0, 5, queries + width)).ok());
+        ASSERT_EQ(strided.exact_tokens(), 5);
+      }
+      const std::int64_t from = exact_first ? 5 : 0, tokens = 141 - from;
+      ASSERT_TRUE(expected.append(rows.k_row(from), rows.v_row(from), tokens).ok());
+      // Half of them with a packed V: the strides are independent.
+      ASSERT_TRUE(strided.append(view(from, 60, queries), {rows.v_row(from), 60, width}).ok());
+      ASSERT_TRUE(strided
+                      .append(view(from + 60, tokens - 60, queries),
+                              view(from + 60, tokens - 60, queries + width))
+                      .ok());
+      ASSERT_TRUE(bits_equal(kv_everything(strided, 8), kv_everything(expected, 8))) << table.name;
+      ++compared;
+    });
+    if (HasFatalFailure()) return;
+  }
+  EXPECT_EQ(compared, 45 * static_cast<int>(rrs_test::supported_isas().size()));
+}
+
 TEST(KvCacheLife, ForksShareFullPagesAndCopyTheLast) {
   const KvRows rows(300, 2, 64, 4), other(300, 2, 64, 5);
   for (const int bits : {4, 8, 16}) {
@@ -263,6 +302,34 @@ TEST(KvCacheLife, FailedAllocationsLeaveTheCacheUnchanged) {
   EXPECT_EQ(refused, 2 + 2 + 1);  // tables and scratch; scratch and page table; the query
 }
 
+// Each message names the view and the field.
+void refuse_views(KvCache* cache, const KvRows& rows) {
+  using View = rrs::MatrixView<const float>;
+  const float *k = rows.k.data(), *v = rows.v.data();
+  const View good(k, 4, 128, 256);
+  const std::int64_t held = cache->tokens();
+  const std::pair<std::pair<View, View>, std::string> cases[] = {
+      {{View(k, 4, 128, 127), good}, "k.row_stride"},
+      {{good, View(v, 4, 128, -128)}, "v.row_stride"},
+      {{View(k, 4, 127, 256), good}, "k.cols"},
+      {{good, View(v, 4, 129, 256)}, "v.cols"},
+      {{good, View(v, 3, 128)}, "v.rows"},
+      {{View(k, -1, 128), View(v, -1, 128)}, "tokens"},
+      {{View(k, std::int64_t{1} << 40, 128), good}, "tokens"},
+      {{View(k, 4, 128, INT64_MAX), good}, "k.row_stride"},
+      {{View(nullptr, 4, 128), good}, "k.data"},
+      {{good, View(nullptr, 4, 128)}, "v.data"}};
+  for (const auto& [views, name] : cases) {
+    for (const bool exact : {false, true}) {
+      const rrs::Status status = exact ? cache->append_exact(views.first, views.second)
+                                       : cache->append(views.first, views.second);
+      EXPECT_EQ(status.code, StatusCode::kInvalidArgument) << name;
+      EXPECT_EQ(status.argument, name);
+      EXPECT_EQ(cache->tokens(), held) << name;
+    }
+  }
+}
+
 TEST(KvCacheLife, ArgumentsAreChecked) {
   const KvRows rows(10, 2, 64, 1);
   EXPECT_FALSE(KvCache::create(KvScheme{}, 0, 64).ok());
@@ -310,6 +377,7 @@ TEST(KvCacheLife, ArgumentsAreChecked) {
   EXPECT_FALSE(cache.append(rows.k.data(), rows.v.data(), -1).ok());
   EXPECT_FALSE(cache.append(rows.k.data(), rows.v.data(), INT64_MAX).ok());
   EXPECT_TRUE(cache.append(nullptr, nullptr, 0).ok());
+  refuse_views(&cache, rows);
   EXPECT_FALSE(cache.stored(10, 0, x.data(), nullptr).ok());
   EXPECT_EQ(cache.tokens(), 10);
   KvCache moved(std::move(cache));

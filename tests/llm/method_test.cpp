@@ -20,6 +20,7 @@ TEST(Method, EveryNameWithUnderscoresAndDashes) {
     EXPECT_EQ(a.name, b.name);
     EXPECT_EQ(describe(a), describe(b));
     EXPECT_FALSE(describe(a).empty());
+    EXPECT_EQ(describe(a.kv(16)), "KV cache 16 bits");
     for (const int bits : {16, 8, 4}) EXPECT_GE(a.kv(bits).bits, bits == 16 ? 16 : 4) << name;
   }
   expect_in(refusal([] { make_method("rrz", {}); }), {"'rrz'", "rrs_w4a8", "q4_0-native", "fp"});
@@ -167,6 +168,35 @@ TEST(Method, PublishedRuntimeSmoothingLeavesQkvPerToken) {
       EXPECT_EQ(p.kind == LinearKind::kSimulatedRs, !token && m.name == "rs");
     }
   }
+}
+
+TEST(Method, DescribesItsKvCache) {
+  const auto text = [](const char* name, int bits) {
+    return describe(make_method(name, {}).kv(bits));
+  };
+  EXPECT_EQ(text("rrs", 4), "KV cache 4 bits, group 32, asymmetric, clip 1, K and V rotated");
+  EXPECT_EQ(text("rtn", 8), "KV cache 8 bits, group head, symmetric, clip 1, not rotated");
+  EXPECT_EQ(text("rs", 4), "KV cache 4 bits, group head (V: token), symmetric, clip 1, K rotated");
+  EXPECT_EQ(text("quarot", 4), "KV cache 4 bits, group head, asymmetric, clip 0.95, K rotated");
+  rrs::KvScheme mixed;
+  mixed.bits = 8;
+  mixed.v_bits = 4;
+  mixed.range = rrs::KvRange::kFull;
+  mixed.rotate_k = false;
+  EXPECT_EQ(describe(mixed), "KV cache 8 bits, V 4, group 32, full, clip 1, V rotated");
+}
+
+TEST(Method, FloorAndExactReferenceAreSettings) {
+  const auto scheme = [](const char* text) { return make_method(text, {}).plan(0, kO).scheme; };
+  EXPECT_EQ(scheme("rrs_whole@floor=0.25").activation.floor, 0.25f);
+  EXPECT_EQ(scheme("rrs_published@floor=0").activation.floor, 0.0f);
+  EXPECT_NE(scheme("rrs_published").activation.floor, 0.0f);
+  EXPECT_FALSE(scheme("rrs_published@exact-reference=0").activation.exact_reference);
+  EXPECT_TRUE(
+      scheme("rrs_published@exact-reference=0@exact-reference=1").activation.exact_reference);
+  expect_in(refusal([&] { scheme("rrs@floor=2"); }), {"floor", "'2'"});
+  expect_in(refusal([&] { scheme("rrs@exact-reference=2"); }), {"exact-reference", "0 or 1"});
+  expect_in(refusal([&] { scheme("rrs@exact-reference=1"); }), {"exact_reference", "window whole"});
 }
 
 }  // namespace

@@ -354,4 +354,32 @@ TEST_F(ModelSourceTest, SurvivesDamagedFolders) {
   EXPECT_TRUE(accepts([&] { open_model(folder.path()); }));
 }
 
+// The small files beside them: what may be absent, and the index of shards.
+TEST_F(ModelSourceTest, SurvivesDamagedOptionalFiles) {
+  write_tiny_hf(tiny_model(Architecture::kQwen3, false), folder, 3);
+  folder.write("generation_config.json", R"({"eos_token_id":[2,3],"temperature":0.6})");
+  folder.write("tokenizer_config.json",
+               R"({"add_bos_token":true,"bos_token":"<s>","eos_token":{"content":"</s>"}})");
+  ASSERT_TRUE(accepts([&] { open_model(folder.path()); }));
+  for (const char* name :
+       {"model.safetensors.index.json", "tokenizer_config.json", "generation_config.json"}) {
+    const std::string bytes = read_all(folder.file(name));
+    const auto read = [&](const std::string& damaged) {
+      folder.write(name, damaged);
+      read_everything(*open_model(folder.path()));
+    };
+    const std::size_t stride = 1 + bytes.size() / 60;
+    const SweepCounts counts = corruption_sweep(bytes, 0, bytes.size(), stride, read);
+    EXPECT_GT(counts.refused, counts.accepted) << name;
+    EXPECT_GT(counts.refused + counts.accepted, 200u) << name;
+    std::size_t cuts = 0;
+    for (std::size_t size = 0; size + 1 < bytes.size(); size += stride, ++cuts) {
+      EXPECT_FALSE(accepts([&] { read(bytes.substr(0, size)); })) << name << " " << size;
+    }
+    EXPECT_GE(cuts, 30u) << name;
+    folder.write(name, bytes);
+  }
+  EXPECT_TRUE(accepts([&] { open_model(folder.path()); }));
+}
+
 }  // namespace

@@ -207,6 +207,48 @@ TEST(Quantize, CorruptedAndTruncatedFilesAreRefused) {
   }
 }
 
+// What calibrated methods store beside a weight: divisors of the inputs, their order.
+TEST(Quantize, CorruptedChannelsAreRefused) {
+  Quantized q;
+  const Calibration calibration = tiny_calibration(q.path, q.model);
+  const auto source = open_model(q.path);
+  const std::string path = q.folder.file("bad.safetensors");
+  int checked = 0;
+  for (const auto& [method, suffix] :
+       {std::pair<const char*, std::string>{"smoothquant_w8a8", ".divisor"},
+        {"rrs-zigzag", ".permutation"}}) {
+    q.write(make_method(method, {}), &calibration);
+    const rrs_examples::Safetensors file(q.out);
+    const std::string good = read_all(q.out);
+    const auto* first = reinterpret_cast<const char*>(file.tensors().front().data);
+    std::uint64_t header = 0;
+    std::memcpy(&header, good.data(), sizeof header);
+    std::size_t refused = 0, tried = 0;
+    for (const rrs_examples::Tensor& t : file.tensors()) {
+      const bool named = t.name.size() > suffix.size() &&
+                         t.name.compare(t.name.size() - suffix.size(), suffix.size(), suffix) == 0;
+      if (!named) continue;
+      const auto at =
+          8 + header + static_cast<std::size_t>(reinterpret_cast<const char*>(t.data) - first);
+      for (const std::size_t byte : {std::size_t{0}, t.size / 2, t.size - 1}) {
+        std::string bytes = good;
+        bytes[at + byte] = static_cast<char>(bytes[at + byte] ^ 0x11);
+        q.folder.write("bad.safetensors", bytes);
+        expect_in(refusal([&] { open_quantized(path, *source); }), {"bad.safetensors", "blk."});
+        ++tried;
+      }
+    }
+    EXPECT_GE(tried, 3u * 2 * 4) << method << ": q, o, gate and down of 2 layers have one";
+    for (std::size_t size = 0; size < good.size(); size += 1 + good.size() / 60, ++refused) {
+      q.folder.write("bad.safetensors", good.substr(0, size));
+      EXPECT_FALSE(accepts([&] { open_quantized(path, *source); })) << method << " " << size;
+    }
+    EXPECT_GE(refused, 59u);
+    ++checked;
+  }
+  EXPECT_EQ(checked, 2);
+}
+
 TEST(Quantize, AnInterruptedWriteLeavesNothing) {
   Quantized q;
   const auto source = open_model(q.path);

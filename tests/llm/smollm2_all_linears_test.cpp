@@ -4,8 +4,13 @@
 // Codes: the prepared activation is multiplied by an identity weight, so Y[t,k] = a[t] s[g] q[t,k]
 // shows every code; each must be the one that reference/ computes in double from the same rotated
 // rows, unless the value lies on the tie between two codes to f32 rounding (counted, and few).
-// Y: sampled outputs of every linear within the bound of a sum of G rounded group products,
-// |Y - y| <= (G + 4) 2^-24 sum |x^ w|, with y in double from those codes and the stored weight.
+// "Shows": what is compared is a s q, to 4e-7 of itself; codes 1 apart differ by 1/128 or more, so
+// that is the code, and the scale as well.
+// Y: sampled outputs of every linear within the bound that gemm/gemm.hpp states, with G inner
+// groups, y in double from those x^ and the stored weight w = v u + offset:
+//   integer: |Y - y| <= (T + 3 + 2) 2^-24 sum |x^| (|v u| + |offset|)   T = G, with offsets 2 G
+//   float:   |Y - y| <= (T + 3) 2^-24 sum |x^| (|v u| + |offset|)       T = G + inputs of a group
+// The 2: x^ = a (s q) itself was rounded twice, where it was read through the identity.
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
@@ -127,30 +132,41 @@ class AllLinears : public ::testing::Test {
     return got;
   }
 
+  // What stands before 2^-24 in the bound.
+  static double rounded_terms(const rrs::WeightView& w, const rrs::ActivationScheme& a) {
+    const bool in_float = a.bits == rrs::kActivationFloat;
+    const int group =
+        in_float ? w.scheme.weight.group : rrs::inner_group(a.group, w.scheme.weight.group);
+    const auto groups = static_cast<double>(rrs::group_count(w.k, group));
+    const auto inputs = static_cast<double>(group == rrs::kRowGroup ? w.k : group);
+    if (in_float) return groups + inputs + 3.0;
+    return (w.offsets == nullptr ? 1.0 : 2.0) * groups + 3.0 + 2.0;
+  }
+
   static void check_outputs(const std::vector<float>& y, const std::vector<float>& x,
-                            const rrs::WeightView& w, bool float_activations, Counts* counts) {
+                            const rrs::WeightView& w, double terms, Counts* counts) {
     const std::int64_t group =
         w.scheme.weight.group == rrs::kRowGroup ? w.k : w.scheme.weight.group;
     const int bias = w.scheme.weight.bits == 8 ? 128 : 8;
-    const double terms = static_cast<double>(float_activations ? w.k : (w.k + 15) / 16) + 4.0;
     for (std::int64_t n = 0; n < w.n; n += kOutputStep) {
-      std::vector<double> row;
+      std::vector<double> row, magnitude;
       for (std::int64_t k = 0; k < w.k; ++k) {
         const double v = static_cast<double>(rrs::to_f32(rrs::reference::scale(w, n, k / group)));
         const int u = rrs::reference::stored_code(w, n, k);
-        row.push_back(w.offsets == nullptr
-                          ? v * (u - bias)
-                          : v * u + static_cast<double>(rrs::reference::offset(w, n, k / group)));
+        const double code = v * (w.offsets == nullptr ? u - bias : u);
+        const double offset = w.offsets == nullptr
+                                  ? 0.0
+                                  : static_cast<double>(rrs::reference::offset(w, n, k / group));
+        row.push_back(code + offset);
+        magnitude.push_back(std::abs(code) + std::abs(offset));
       }
       for (std::int64_t t = 0; t < kTokens; ++t) {
         double sum = 0.0, size = 0.0;
         for (std::int64_t k = 0; k < w.k; ++k) {
-          const double product = static_cast<double>(x[static_cast<std::size_t>(t * w.k + k)]) *
-                                 row[static_cast<std::size_t>(k)];
-          sum += product;
-          size += std::abs(product);
+          const double value = static_cast<double>(x[static_cast<std::size_t>(t * w.k + k)]);
+          sum += value * row[static_cast<std::size_t>(k)];
+          size += std::abs(value) * magnitude[static_cast<std::size_t>(k)];
         }
-        if (w.offsets != nullptr) size *= 4.0;  // code and minimum are summed apart
         const double error =
             std::abs(static_cast<double>(y[static_cast<std::size_t>(t * w.n + n)]) - sum);
         const double bound = terms * 0x1p-24 * size;  // 0 where all codes of the row are 0
@@ -178,7 +194,7 @@ class AllLinears : public ::testing::Test {
           x_hat = check_codes(x, channels, scheme, w.channels_fingerprint, &counts);
         }
         check_outputs(applied(*linear, x, session->pool()), x_hat, w,
-                      scheme.activation.bits == rrs::kActivationFloat, &counts);
+                      rounded_terms(w, scheme.activation), &counts);
         ++counts.linears;
       }
     }

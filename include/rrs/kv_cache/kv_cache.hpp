@@ -5,8 +5,9 @@
 //   scores      s[t] = q8 . k[t]          q8: q~ at 8 bits, symmetric; k: stored K~
 //   accumulate  o[d] += sum_t p[t] v[t,d] in token order;  finish_output: o = o H, once
 //
-// from: K after RoPE and V, f32 [tokens][kv_heads * head_size].  to: the attention of an engine:
-//   append; per query head prepare_query, scores, softmax, accumulate, finish_output.
+// from: K after RoPE and V, f32 [tokens][kv_heads * head_size], packed or as views with a row
+//   stride (slices of a fused QKV buffer).  to: the attention of an engine: append; per query head
+//   prepare_query, scores, softmax, accumulate, finish_output.
 // A query sees the *quantized* K and V, its own token's included, in prefill as in decode. Scores
 // are plain dot products: 1 / sqrt(head_size) is the caller's.
 //
@@ -32,6 +33,7 @@
 
 #include "rrs/core/config.hpp"
 #include "rrs/core/status.hpp"
+#include "rrs/core/view.hpp"
 #include "rrs/kv_cache/kv_read.hpp"
 #include "rrs/kv_cache/kv_scheme.hpp"
 #include "rrs/kv_cache/kv_state.hpp"
@@ -60,11 +62,21 @@ class KvCache {
   // k, v: [tokens][kv_heads * head_size], K after RoPE. On failure the cache is unchanged, except
   // kNonFinite: then all tokens are appended, value is the first one (of this call) with a NaN row.
   RRS_MEMBER Status append(const float* k, const float* v, std::int64_t tokens) noexcept {
-    return detail::append_kv(state_, false, k, v, tokens);
+    return append(packed(k, tokens), packed(v, tokens));
+  }
+  // The same from rows with strides of their own, read in place: both views have `tokens` rows and
+  // kv_heads * head_size columns.
+  RRS_MEMBER Status append(const MatrixView<const float>& k,
+                           const MatrixView<const float>& v) noexcept {
+    return detail::append_kv(state_, false, k, v);
   }
   // The same in 16 bits; only before the first append of a quantized cache.
   RRS_MEMBER Status append_exact(const float* k, const float* v, std::int64_t tokens) noexcept {
-    return detail::append_kv(state_, true, k, v, tokens);
+    return append_exact(packed(k, tokens), packed(v, tokens));
+  }
+  RRS_MEMBER Status append_exact(const MatrixView<const float>& k,
+                                 const MatrixView<const float>& v) noexcept {
+    return detail::append_kv(state_, true, k, v);
   }
 
   // q_head [head_size]: rotated with K's rotation, then quantized. A non-finite query is kNonFinite
@@ -125,6 +137,10 @@ class KvCache {
   }
 
  private:
+  RRS_MEMBER MatrixView<const float> packed(const float* rows, std::int64_t tokens) const noexcept {
+    return {rows, tokens, state_.kv_heads * state_.head_size};
+  }
+
   internal::KvState state_;
 };
 

@@ -11,6 +11,7 @@
 #include "rrs/core/aligned_buffer.hpp"
 #include "rrs/core/config.hpp"
 #include "rrs/core/dispatch.hpp"
+#include "rrs/core/view.hpp"
 #include "rrs/kv_cache/kv_append.hpp"
 #include "rrs/kv_cache/kv_dispatch.hpp"
 #include "rrs/kv_cache/kv_page.hpp"
@@ -126,34 +127,50 @@ inline Status validate_kv_alive(const internal::KvState& s) noexcept {
   return invalid_argument("cache", "must come from KvCache::create", 0, 1);
 }
 
-inline Status append_kv(internal::KvState& s, bool exact, const float* k, const float* v,
-                        std::int64_t tokens) noexcept {
+inline constexpr ViewNames kNamesKvK{"k.data", "k.rows", "k.cols", "k.row_stride"};
+inline constexpr ViewNames kNamesKvV{"v.data", "v.rows", "v.cols", "v.row_stride"};
+
+// What a call of append brings: [tokens][kv_heads * head_size] twice.
+inline Status validate_kv_rows(const internal::KvState& s, const MatrixView<const float>& k,
+                               const MatrixView<const float>& v) noexcept {
+  constexpr std::int64_t kMost = std::int64_t{1} << 40;
+  const std::int64_t held = s.exact.tokens + s.main.tokens;
+  if (k.rows < 0 || k.rows > kMost - held) {
+    return invalid_argument("tokens", "must be in [0, 2^40 - tokens()]", k.rows, kMost - held);
+  }
+  if (v.rows != k.rows) return invalid_argument("v.rows", "must equal k.rows", v.rows, k.rows);
+  const std::int64_t width = s.kv_heads * s.head_size;
+  if (k.cols != width) {
+    return invalid_argument("k.cols", "must equal kv_heads * head_size", k.cols, width);
+  }
+  if (v.cols != width) {
+    return invalid_argument("v.cols", "must equal kv_heads * head_size", v.cols, width);
+  }
+  if (Status e = validate_view(erase(k), kNamesKvK); !e) return e;
+  return validate_view(erase(v), kNamesKvV);
+}
+
+inline Status append_kv(internal::KvState& s, bool exact, const MatrixView<const float>& k,
+                        const MatrixView<const float>& v) noexcept {
   const KernelTable* table = nullptr;
   if (Status e = select_kernels(std::nullopt, &table); !e) return e;
   if (Status e = validate_kv_alive(s); !e) return e;
-  constexpr std::int64_t kMost = std::int64_t{1} << 40;
-  const std::int64_t held = s.exact.tokens + s.main.tokens;
-  if (tokens < 0 || tokens > kMost - held) {
-    return invalid_argument("tokens", "must be in [0, 2^40 - tokens()]", tokens, kMost - held);
-  }
-  if (tokens == 0) return Status{};
-  if (k == nullptr) return invalid_argument("k", "must not be null", 0, 1);
-  if (v == nullptr) return invalid_argument("v", "must not be null", 0, 1);
+  if (Status e = validate_kv_rows(s, k, v); !e) return e;
+  if (k.rows == 0) return Status{};
   if (exact && !all_exact(s) && s.main.tokens > 0) {
     return invalid_argument("append_exact", "must come before all quantized tokens (found: those)",
                             s.main.tokens, 0);
   }
   internal::KvSection& section = exact && !all_exact(s) ? s.exact : s.main;
   const std::int64_t page_bytes = section.layout.page_bytes;
-  const std::int64_t total = section.tokens + tokens;
+  const std::int64_t total = section.tokens + k.rows;
   if (section.tokens % kKvPageTokens != 0) {
     if (Status e = section.pages.own(section.tokens / kKvPageTokens, page_bytes); !e) return e;
   }
   if (Status e = section.pages.grow(group_count(total, kKvPageTokens), page_bytes); !e) return e;
-  const std::int64_t width = s.kv_heads * s.head_size;
   std::int64_t first_bad = -1;
-  for (std::int64_t t = 0; t < tokens; ++t) {
-    const bool ok = write_kv(s, section, *table, section.tokens + t, k + t * width, v + t * width);
+  for (std::int64_t t = 0; t < k.rows; ++t) {
+    const bool ok = write_kv(s, section, *table, section.tokens + t, k.row(t), v.row(t));
     if (!ok && first_bad < 0) first_bad = t;
   }
   section.tokens = total;
