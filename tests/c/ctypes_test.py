@@ -53,8 +53,8 @@ def matrix(data, rows, cols):
     return Matrix(ctypes.cast(data, ctypes.c_void_p), rows, cols, cols, 0)
 
 
-def check_executor(library, args, y):
-    """The same bits when Python runs the tasks, last first."""
+def check_executor(library, prepare, args, y):
+    """The same bits when Python runs the tasks of both, last first (so small a product needs no executor)."""
     before, ran = bytes(y), []
 
     def backwards(user, n_tasks, task, context):
@@ -63,13 +63,18 @@ def check_executor(library, args, y):
             ran.append((user, i))
 
     executor = EXECUTOR(backwards)
+    for a in (prepare, args):
+        a.executor, a.executor_user = ctypes.cast(executor, ctypes.c_void_p), 77
+    error, weight, first = Error(), ctypes.c_void_p(), args.weight
+    code = library.rrs_weight_prepare(ctypes.byref(prepare), ctypes.byref(weight), ctypes.byref(error))
+    assert code == 0, error.message
+    assert ran and ran == [(77, i) for i in reversed(range(len(ran)))], ran
     ctypes.memset(y, 0xff, len(before))
-    args.executor, args.executor_user = ctypes.cast(executor, ctypes.c_void_p), 77
-    error = Error()
+    args.weight = weight
     assert library.rrs_linear(ctypes.byref(args), ctypes.byref(error)) == 0, error.message
     assert bytes(y) == before
-    assert ran and all(user == 77 for user, _ in ran), ran
-    args.executor = args.executor_user = None
+    library.rrs_weight_free(weight)
+    args.weight, args.executor, args.executor_user = first, None, None
 
 
 def check_explain(library, weight):
@@ -127,7 +132,7 @@ def run(library):
             norm += exact ** 2
     relative = math.sqrt(wrong / norm)
     assert 0.01 < relative < 0.15, relative
-    check_executor(library, args, y)
+    check_executor(library, prepare, args, y)
     check_explain(library, weight)
     args.size = 8
     assert library.rrs_linear(ctypes.byref(args), ctypes.byref(error)) == 1
