@@ -37,8 +37,10 @@ class MergeTable {
       TokenId right;
       TokenId merged;
     };
+    // NOLINTBEGIN(readability-identifier-naming): the type is private, its members are not.
     std::vector<Symbol> symbols;
     std::vector<Candidate> heap;
+    // NOLINTEND(readability-identifier-naming)
   };
 
   // Replaces `ids` by the merged ids. kNoToken never merges.

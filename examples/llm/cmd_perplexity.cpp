@@ -8,6 +8,7 @@
 
 #include "options.hpp"
 #include "progress.hpp"
+#include "quantized_file.hpp"
 
 namespace rrs_llm {
 namespace {
@@ -52,6 +53,8 @@ void run_perplexity(const Options& o) {
                                    progress.update(done, all);
                                  });
   }
+  const std::string model = model_fingerprint(session.model());
+  for (MethodRecord& r : records) r.model = model;
   print("\n" + records_table(records));
   for (const MethodRecord& r : records) {
     if (r.simulated) print(r.method + " is simulated in float: it has no integer product\n");

@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "float_kernels.hpp"
+#include "rrs/core/hash.hpp"
 
 namespace rrs_llm {
 namespace {
@@ -217,6 +218,18 @@ MethodRecord make_record(const Contestant& c, Tally* tally, std::size_t context)
   return r;
 }
 
+std::string config_hash(const Contestant& c, const std::vector<TokenId>& tokens,
+                        std::size_t windows, std::size_t context) {
+  const std::string text = c.method + "|" + c.scheme + "|kv " + std::to_string(c.kv_bits) + "|" +
+                           std::to_string(windows) + " x " + std::to_string(context);
+  const std::uint64_t words = rrs::hash_bytes(text.data(), text.size());
+  char out[20];
+  std::snprintf(out, sizeof out, "%016llx",
+                static_cast<unsigned long long>(
+                    rrs::hash_bytes(tokens.data(), windows * context * sizeof(TokenId), words)));
+  return out;
+}
+
 }  // namespace
 
 std::size_t window_count(std::size_t tokens, std::size_t context, std::size_t most) {
@@ -270,6 +283,7 @@ std::vector<MethodRecord> measure_perplexity(
   std::vector<MethodRecord> records;
   for (std::size_t i = 0; i < contestants.size(); ++i) {
     records.push_back(make_record(contestants[i], &tallies[i], context));
+    records.back().config_hash = config_hash(contestants[i], tokens, windows, context);
     records.back().ratio = records.back().perplexity / records.front().perplexity;
   }
   return records;

@@ -30,6 +30,11 @@ struct LinearCount {
 struct MethodRecord {
   std::string method;
   std::string scheme;
+  // Hash of what was measured on what: method, scheme, cache, context and the tokens of all
+  // windows. Equal for equal runs on any machine; weights are those of `model`, a
+  // model_fingerprint.
+  std::string config_hash;
+  std::string model;
   int kv_bits = 16;
   std::size_t windows = 0;
   std::size_t context = 0;

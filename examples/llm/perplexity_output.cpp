@@ -64,6 +64,8 @@ std::string records_json(const std::vector<MethodRecord>& records) {
                      {"context", r.context},
                      {"kv_bits", r.kv_bits},
                      {"scheme", r.scheme},
+                     {"config_hash", r.config_hash},
+                     {"model", r.model},
                      {"simulated", r.simulated},
                      {"outside_linears", r.outside_linears},
                      {"prepare_seconds", r.prepare_seconds}});

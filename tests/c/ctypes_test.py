@@ -1,15 +1,21 @@
 """The C interface from Python's ctypes: a layer through the shared library against the product in
-Python floats.
+Python floats, with and without an executor that is a Python function; what it explains; its version.
 
     usage: ctypes_test.py PATH/librrs_c_shared.so
 """
 import ctypes
 import math
+import pathlib
 import random
+import re
 import sys
 
 ROWS, OUTPUTS, INPUTS = 3, 20, 96
 i32, i64, f32, u64 = ctypes.c_int32, ctypes.c_int64, ctypes.c_float, ctypes.c_uint64
+
+
+TASK = ctypes.CFUNCTYPE(None, ctypes.c_void_p, i64)
+EXECUTOR = ctypes.CFUNCTYPE(None, ctypes.c_void_p, i64, TASK, ctypes.c_void_p)
 
 
 class Scheme(ctypes.Structure):
@@ -47,6 +53,53 @@ def matrix(data, rows, cols):
     return Matrix(ctypes.cast(data, ctypes.c_void_p), rows, cols, cols, 0)
 
 
+def check_executor(library, prepare, args, y):
+    """The same bits when Python runs the tasks of both, last first (so small a product needs no executor)."""
+    before, ran = bytes(y), []
+
+    def backwards(user, n_tasks, task, context):
+        for i in reversed(range(n_tasks)):
+            task(context, i)
+            ran.append((user, i))
+
+    executor = EXECUTOR(backwards)
+    for a in (prepare, args):
+        a.executor, a.executor_user = ctypes.cast(executor, ctypes.c_void_p), 77
+    error, weight, first = Error(), ctypes.c_void_p(), args.weight
+    code = library.rrs_weight_prepare(ctypes.byref(prepare), ctypes.byref(weight), ctypes.byref(error))
+    assert code == 0, error.message
+    assert ran and ran == [(77, i) for i in reversed(range(len(ran)))], ran
+    ctypes.memset(y, 0xff, len(before))
+    args.weight = weight
+    assert library.rrs_linear(ctypes.byref(args), ctypes.byref(error)) == 0, error.message
+    assert bytes(y) == before
+    library.rrs_weight_free(weight)
+    args.weight, args.executor, args.executor_user = first, None, None
+
+
+def check_explain(library, weight):
+    """The size is asked first; one byte less is refused."""
+    needed, error = i64(), Error()
+    library.rrs_explain(weight, i64(ROWS), None, i64(0), ctypes.byref(needed), None)
+    assert needed.value > 20, needed.value
+    text = ctypes.create_string_buffer(needed.value)
+    short = library.rrs_explain(weight, i64(ROWS), text, i64(needed.value - 1), None, ctypes.byref(error))
+    assert short == 1 and b"capacity" in error.message, (short, error.message)
+    code = library.rrs_explain(weight, i64(ROWS), text, needed, None, ctypes.byref(error))
+    assert code == 0, error.message
+    assert len(text.value) == needed.value - 1, (text.value, needed.value)
+    assert any(level in text.value for level in (b"scalar", b"avx", b"amx")), text.value
+
+
+def version_of_header():
+    """10000 * major + 100 * minor + patch, as core/version.hpp has it."""
+    header = pathlib.Path(__file__).resolve().parents[2] / "include/rrs/core/version.hpp"
+    numbers = re.findall(r"#define RRS_VERSION_(?:MAJOR|MINOR|PATCH) (\d+)", header.read_text())
+    assert len(numbers) == 3, numbers
+    major, minor, patch = map(int, numbers)
+    return 10000 * major + 100 * minor + patch
+
+
 def run(library):
     rng = random.Random(3)
     x = (f32 * (ROWS * INPUTS))(*[rng.gauss(0, 1) for _ in range(ROWS * INPUTS)])
@@ -79,6 +132,8 @@ def run(library):
             norm += exact ** 2
     relative = math.sqrt(wrong / norm)
     assert 0.01 < relative < 0.15, relative
+    check_executor(library, prepare, args, y)
+    check_explain(library, weight)
     args.size = 8
     assert library.rrs_linear(ctypes.byref(args), ctypes.byref(error)) == 1
     assert b"args.size" in error.message, error.message
@@ -91,6 +146,7 @@ def main():
     library.rrs_weight_free.argtypes = [ctypes.c_void_p]
     library.rrs_weight_free.restype = None
     assert library.rrs_abi_version() == 1
+    assert library.rrs_version() == version_of_header()
     run(library)
 
 

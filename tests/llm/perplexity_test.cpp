@@ -253,7 +253,30 @@ TEST(Perplexity, JsonHasTheStatedKeys) {
     EXPECT_TRUE(array[1].contains(key)) << key;
   }
   EXPECT_EQ(array[1]["linears"][0]["count"], 14);
+  EXPECT_TRUE(array[1].contains("model"));
   expect_in(records_table(records), {"rrs", "14 x w4a4", "fp"});
+}
+
+TEST(Perplexity, ConfigHashTellsRunsApart) {
+  Contest contest;
+  const std::vector<TokenId> tokens = random_tokens(contest.model, 40, 3);
+  std::vector<TokenId> other = tokens;
+  other[19] = (other[19] + 1) % 7;
+  const auto hash = [&](const std::string& method, const std::vector<TokenId>& text,
+                        std::size_t windows, std::size_t context) {
+    return contest.run({method}, text, windows, context).at(1).config_hash;
+  };
+  const std::string first = hash("rrs", tokens, 1, 20);
+  EXPECT_EQ(first.size(), 16u);
+  EXPECT_EQ(hash("rrs", tokens, 1, 20), first);
+  EXPECT_NE(hash("rrs@clip=0.95", tokens, 1, 20), first);
+  EXPECT_NE(hash("rrs@sign-seed=1", tokens, 1, 20), first);
+  EXPECT_NE(hash("rrs", other, 1, 20), first);
+  EXPECT_NE(hash("rrs", tokens, 2, 20), first);
+  EXPECT_NE(hash("rrs", tokens, 1, 19), first);
+  other = tokens;
+  other[20] = (other[20] + 1) % 7;  // beyond the windows
+  EXPECT_EQ(hash("rrs", other, 1, 20), first);
 }
 
 TEST(Progress, SaysRateAndTimeLeft) {
