@@ -29,7 +29,7 @@ bool is_finite(float v) { return (rrs::float_bits(v) & 0x7f800000u) != 0x7f80000
 void multiply(const rrs::WeightView& w) {
   constexpr std::int64_t kMostValues = 1 << 16;
   if (w.n > kMostValues || w.k > kMostValues || w.n * w.k > kMostValues) return;
-  const std::size_t bytes = rrs::workspace_bytes(1, w.k, w.scheme, w.n);
+  const std::size_t bytes = rrs::workspace_bytes(1, w);
   if (bytes == 0 || bytes > 1u << 26) return;
   const std::vector<float> x(static_cast<std::size_t>(w.k), 0.75f);
   std::vector<float> first;
@@ -42,6 +42,7 @@ void multiply(const rrs::WeightView& w) {
     const rrs::Status status =
         rrs::linear(rrs::MatrixView<const float>(x.data(), 1, w.k), w,
                     rrs::MatrixView<float>(y.data(), 1, w.n), ws, {}, options);
+    fuzz::require(status.code != rrs::StatusCode::kWorkspaceTooSmall, "workspace_bytes suffices");
     if (!status.ok() && status.code != rrs::StatusCode::kNonFinite) return;
     if (first.empty()) first = y;
     for (std::size_t n = 0; n < y.size(); ++n) {
