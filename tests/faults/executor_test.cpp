@@ -1,6 +1,7 @@
 // Executors that keep their contract in any order and number of threads give the same bits; those
-// that break it (skip a task, run one twice, run one many times at once) give whatever they give,
-// but touch no memory that is not theirs. The latter is for the address sanitizer to see.
+// that break it (skip a task, run one twice, at once, or one that does not exist) give whatever
+// they give, but touch no memory that is not theirs. The latter is for the address sanitizer to
+// see.
 #include <gtest/gtest.h>
 
 #include <cstdint>
@@ -109,6 +110,23 @@ struct RunsTwice {
   }
 };
 
+// Every task, and some that do not exist before, between and after them.
+struct RunsOthersToo {
+  template <class Task>
+  void operator()(std::int64_t n, const Task& task) const {
+    for (const std::int64_t i : {INT64_MIN, std::int64_t{-1}, n, INT64_MAX}) task(i);
+    for (std::int64_t i = 0; i < n; ++i) task(i), task(i + n), task(i - n);
+  }
+};
+
+// Only tasks that do not exist: those just outside on both sides.
+struct RunsOnlyOthers {
+  template <class Task>
+  void operator()(std::int64_t n, const Task& task) const {
+    for (std::int64_t i = 0; i <= n; ++i) task(-1 - i), task(n + i);
+  }
+};
+
 // Every task on two threads at once: a data race by design, so not under the thread sanitizer.
 struct RunsTwiceAtOnce {
   template <class Task>
@@ -136,13 +154,34 @@ TEST(Executors, ABrokenContractStaysMemorySafe) {
       run(Skips{0, 3});
       run(RunsNothing{});
       run(RunsTwice{});
+      run(RunsOthersToo{});
+      run(RunsOnlyOthers{});
 #if !defined(__SANITIZE_THREAD__)
       run(RunsTwiceAtOnce{});
 #endif
     }
   }
   std::printf("%d broken runs\n", ran);
-  EXPECT_GE(ran, 25 * static_cast<int>(rrs_test::supported_isas().size()));
+  EXPECT_GE(ran, 35 * static_cast<int>(rrs_test::supported_isas().size()));
+}
+
+// Seen without a sanitizer, too: tasks that do not exist change no bit.
+TEST(Executors, TasksThatDoNotExistDoNothing) {
+  const rrs_test::LayerData d = rrs_test::make_layer(70, 90, 160, 5);
+  int compared = 0;
+  for (const rrs::Scheme& s : schemes()) {
+    for (const rrs::Isa isa : rrs_test::supported_isas()) {
+      const Outputs expected = run_everything(d, s, isa, rrs::SerialExecutor{});
+      const Outputs got = run_everything(d, s, isa, RunsOthersToo{});
+      ASSERT_TRUE(rrs_test::bits_equal(got.panels, expected.panels));
+      ASSERT_TRUE(rrs_test::bits_equal(got.y, expected.y));
+      ASSERT_TRUE(rrs_test::bits_equal(got.hessian, expected.hessian));
+      ASSERT_EQ(got.codes.size(), d.w.size());
+      ASSERT_TRUE(rrs_test::bits_equal(got.codes, expected.codes));
+      ++compared;
+    }
+  }
+  EXPECT_EQ(compared, 5 * static_cast<int>(rrs_test::supported_isas().size()));
 }
 
 }  // namespace

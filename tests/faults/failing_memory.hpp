@@ -14,19 +14,23 @@ namespace rrs_test {
 // Allocations to let through before every further one fails; negative: none fails.
 inline std::int64_t allocations_left = -1;
 inline std::int64_t allocations_seen = 0;
+inline bool one_allocation_fails = false;  // and there is memory again after it
 
 inline bool allocation_fails() {
   ++allocations_seen;
   if (allocations_left < 0) return false;
-  if (allocations_left == 0) return true;
-  --allocations_left;
-  return false;
+  if (allocations_left > 0) return --allocations_left, false;
+  if (one_allocation_fails) allocations_left = -1;
+  return true;
 }
 
-// While it lives, the allocation number `after` (from 0) and all after it fail.
+enum class Fails { kAllFromThere, kOne };
+
+// While it lives, the allocation number `after` (from 0) fails, and all after it, or that one.
 struct FailAllocations {
-  explicit FailAllocations(std::int64_t after) {
+  explicit FailAllocations(std::int64_t after, Fails fails = Fails::kAllFromThere) {
     allocations_seen = 0;
+    one_allocation_fails = fails == Fails::kOne;
     allocations_left = after;
   }
   ~FailAllocations() { allocations_left = -1; }

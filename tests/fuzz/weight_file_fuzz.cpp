@@ -42,6 +42,7 @@ void multiply(const rrs::WeightView& w) {
     const rrs::Status status =
         rrs::linear(rrs::MatrixView<const float>(x.data(), 1, w.k), w,
                     rrs::MatrixView<float>(y.data(), 1, w.n), ws, {}, options);
+    fuzz::require(status.code != rrs::StatusCode::kWorkspaceTooSmall, "workspace_bytes suffices");
     if (!status.ok() && status.code != rrs::StatusCode::kNonFinite) return;
     if (first.empty()) first = y;
     for (std::size_t n = 0; n < y.size(); ++n) {

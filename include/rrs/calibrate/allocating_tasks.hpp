@@ -10,6 +10,7 @@
 #include <new>
 
 #include "rrs/core/config.hpp"
+#include "rrs/core/executor.hpp"
 #include "rrs/core/status.hpp"
 
 RRS_FUNCTIONS_BEGIN
@@ -19,7 +20,7 @@ namespace detail {
 template <class Executor, class Task>
 Status run_allocating_tasks(const Executor& executor, std::int64_t n_tasks, const Task& task) {
   std::atomic<bool> failed{false};
-  executor(n_tasks, [&](std::int64_t i) noexcept {
+  run_tasks(executor, n_tasks, [&](std::int64_t i) noexcept {
 #if defined(__cpp_exceptions)
     try {
       task(i);

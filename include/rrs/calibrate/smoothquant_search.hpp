@@ -82,7 +82,7 @@ void fill_target(const MatrixView<const float>& x, const Executor& executor, Alp
   const MatrixView<const float> w = target->w;
   target->y.resize(static_cast<std::size_t>(x.rows * w.rows));
   double* y = target->y.data();
-  executor((w.rows + kOutputs - 1) / kOutputs, [&x, &w, y](std::int64_t task) noexcept {
+  run_tasks(executor, (w.rows + kOutputs - 1) / kOutputs, [&x, &w, y](std::int64_t task) noexcept {
     const std::int64_t first = task * kOutputs;
     const std::int64_t last = w.rows - first < kOutputs ? w.rows : first + kOutputs;
     for (std::int64_t t = 0; t < x.rows; ++t) {

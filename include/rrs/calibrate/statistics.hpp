@@ -161,7 +161,7 @@ Status update_statistics(const MatrixView<const float>& X, bool with_hessian, In
     s->token_maxima.push_back(float_from_bits(detail::largest_bits(X.row(t), k)));
   }
   constexpr std::int64_t kChannels = 64;
-  executor((k + kChannels - 1) / kChannels, [&](std::int64_t task) noexcept {
+  detail::run_tasks(executor, (k + kChannels - 1) / kChannels, [&](std::int64_t task) noexcept {
     const std::int64_t first = task * kChannels;
     const std::int64_t last = k - first < kChannels ? k : first + kChannels;
     detail::add_channels(X, inverse_rms.data(), first, last, s);

@@ -12,7 +12,11 @@
 //
 // Details of types go into rrs::v0::internal, those of functions into rrs::v0::<flags>::detail: one
 // name for both would mean one or two namespaces depending on the order of includes. Member
-// functions of types are RRS_MEMBER (forced inline), for the same reason.
+// functions of types are RRS_MEMBER (forced inline), for the same reason, and so are the
+// destructors and moves of Workspace, PreparedWeight and Explanation, which the compiler would
+// write. .ci/check_odd_builds compares the symbols of two such files and runs the plain one on a
+// CPU without the other's instructions. What the standard library shares between the files
+// (strings, in messages) is beyond us.
 //
 // Kernels carry RRS_TARGET_<LEVEL>; nothing in this library needs an -m flag. Lambdas do not
 // inherit the attribute: do not use them inside kernels. A multiplication that feeds an addition is
@@ -21,7 +25,9 @@
 
 #include "rrs/core/version.hpp"
 
-#if defined(__x86_64__) || defined(_M_X64)
+// The x86 levels use target attributes and inline assembly of GNU C: with any other compiler, MSVC
+// among them, the scalar level is all there is.
+#if (defined(__x86_64__) || defined(_M_X64)) && (defined(__GNUC__) || defined(__clang__))
 #define RRS_X86_64 1
 #else
 #define RRS_X86_64 0

@@ -21,11 +21,7 @@
 #include <unistd.h>
 #endif
 #if RRS_X86_64
-#if defined(_MSC_VER) && !defined(__clang__)
-#include <intrin.h>
-#else
 #include <cpuid.h>
-#endif
 #endif
 
 RRS_TYPES_BEGIN
@@ -111,26 +107,7 @@ inline bool features_suffice(CpuFeatures found, CpuFeatures required,
 inline CpuidSnapshot read_cpuid() noexcept {
   CpuidSnapshot cpu;
 #if RRS_X86_64
-  std::uint32_t max_leaf = 0;
-#if defined(_MSC_VER) && !defined(__clang__)
-  int r[4];
-  __cpuid(r, 0);
-  max_leaf = static_cast<std::uint32_t>(r[0]);
-  __cpuid(r, 1);
-  cpu.leaf1_ecx = static_cast<std::uint32_t>(r[2]);
-  if (max_leaf >= 7) {
-    __cpuidex(r, 7, 0);
-    cpu.leaf7_ebx = static_cast<std::uint32_t>(r[1]);
-    cpu.leaf7_ecx = static_cast<std::uint32_t>(r[2]);
-    cpu.leaf7_edx = static_cast<std::uint32_t>(r[3]);
-    if (r[0] >= 1) {
-      __cpuidex(r, 7, 1);
-      cpu.leaf7_1_eax = static_cast<std::uint32_t>(r[0]);
-    }
-  }
-  if (cpu.leaf1_ecx >> 27 & 1u) cpu.xcr0 = _xgetbv(0);
-#else
-  std::uint32_t a = 0, b = 0, c = 0, d = 0;
+  std::uint32_t max_leaf = 0, a = 0, b = 0, c = 0, d = 0;
   __cpuid(0, max_leaf, b, c, d);
   __cpuid(1, a, b, cpu.leaf1_ecx, d);
   if (max_leaf >= 7) {
@@ -142,7 +119,6 @@ inline CpuidSnapshot read_cpuid() noexcept {
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
     cpu.xcr0 = (static_cast<std::uint64_t>(high) << 32) | low;
   }
-#endif
 #endif
   return cpu;
 }

@@ -123,9 +123,9 @@ RRS_TYPES_BEGIN
 // Forces a level for all calls of the process while alive (tests, benchmarks). Not for servers.
 class ForceIsa {
  public:
-  explicit ForceIsa(Isa isa) noexcept
+  RRS_MEMBER explicit ForceIsa(Isa isa) noexcept
       : previous_(internal::forced_isa.exchange(static_cast<int>(isa))) {}
-  ~ForceIsa() { internal::forced_isa.store(previous_); }
+  RRS_MEMBER ~ForceIsa() { internal::forced_isa.store(previous_); }
   ForceIsa(const ForceIsa&) = delete;
   ForceIsa& operator=(const ForceIsa&) = delete;
 

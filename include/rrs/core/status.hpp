@@ -54,7 +54,7 @@ struct [[nodiscard]] Status {
   RRS_MEMBER explicit operator bool() const noexcept { return ok(); }
 
   // "invalid argument: X.row_stride must be at least X.cols (found 3, limit 4)".
-  std::string message() const {
+  RRS_MEMBER std::string message() const {
     if (ok()) return "ok";
     std::string out = std::string(code_name(code)) + ": " + argument + " " + rule;
     if (text != nullptr) return out + " (found '" + text + "')";

@@ -218,7 +218,7 @@ void run_gemm(const KernelTable& table, const GemmKernel& kernel, const GemmProb
     task(0);  // no executor call: small layers cost no hand-over
     return;
   }
-  executor(tasks, task);
+  detail::run_tasks(executor, tasks, task);
 }
 
 RRS_FUNCTIONS_END

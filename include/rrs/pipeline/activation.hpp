@@ -137,7 +137,7 @@ void run_tiles(const internal::ActivationJob& job, std::int64_t first, std::int6
   if (tasks == 1) {
     task(0);
   } else {
-    executor(tasks, task);
+    run_tasks(executor, tasks, task);
   }
 }
 
@@ -181,7 +181,7 @@ void rotate_window_rows(const internal::ActivationJob& job, const Executor& exec
     }
     release_slot(job, slot_index);
   };
-  executor(tasks, task);
+  run_tasks(executor, tasks, task);
 }
 
 // Phase two: scales of every window, copied to each of its rows.

@@ -24,8 +24,16 @@ struct Explanation {
   std::string reason;          // why this level and kernel
   std::string rotation;        // what the rotation does and costs
 
+  // The compiler's own, but each file's (core/config.hpp).
+  RRS_MEMBER Explanation() = default;
+  RRS_MEMBER Explanation(const Explanation&) = default;
+  RRS_MEMBER Explanation(Explanation&&) = default;
+  RRS_MEMBER Explanation& operator=(const Explanation&) = default;
+  RRS_MEMBER Explanation& operator=(Explanation&&) = default;
+  RRS_MEMBER ~Explanation() = default;
+
   // All of it in a few lines.
-  std::string to_string() const {
+  RRS_MEMBER std::string to_string() const {
     if (!status.ok()) return status.message();
     return std::string("kernel ") + kernel + " (" + isa + "), tile " + std::to_string(tile_rows) +
            " x " + std::to_string(tile_outputs) + ", " + std::to_string(row_tiles) +

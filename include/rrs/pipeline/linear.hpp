@@ -228,7 +228,7 @@ inline void repack_panel(const std::uint8_t* in, int bits, std::int64_t k, std::
 template <class Executor>
 void repack_weight(const PreparedActivation& a, const WeightView& w,
                    const std::int32_t* permutation, const Executor& executor) noexcept {
-  executor(panel_count(w.n), [&a, &w, permutation](std::int64_t panel) noexcept {
+  run_tasks(executor, panel_count(w.n), [&a, &w, permutation](std::int64_t panel) noexcept {
     const std::int64_t at = panel * w.panel_bytes;
     repack_panel(w.panels + at, w.scheme.weight.bits, w.k, w.panel_bytes, permutation,
                  reinterpret_cast<std::uint8_t*>(a.repack_memory) + at);

@@ -220,7 +220,7 @@ Result<PreparedWeight> prepare_erased_weight(const ErasedView& w, const Scheme& 
   if (Status s = start_weight_job(w, scheme, options, &job); !s) return s;
   if (Status s = start_weight(w.rows, w.cols, scheme.weight, false, &builder); !s) return s;
   const WeightSections& sections = builder.sections;
-  executor(job.tasks, [&job, &sections](std::int64_t task) noexcept {
+  run_tasks(executor, job.tasks, [&job, &sections](std::int64_t task) noexcept {
     const WeightScratch scratch = weight_scratch(job, task);
     for (std::int64_t panel = task; panel < job.panels; panel += job.tasks) {
       prepare_weight_panel(job, scratch, panel, sections);
@@ -243,7 +243,7 @@ Status transform_erased_weight(const ErasedView& w, const Scheme& scheme,
   if (ranges_overlap(w.data, extent_bytes(w), out.data, extent_bytes(erase(out)))) {
     return invalid_argument("Y.data", "must not overlap W", 0, 0);
   }
-  executor(job.tasks, [&job, &out](std::int64_t task) noexcept {
+  run_tasks(executor, job.tasks, [&job, &out](std::int64_t task) noexcept {
     const WeightScratch scratch = weight_scratch(job, task);
     for (std::int64_t n = task; n < job.w.rows; n += job.tasks) {
       const float* row = nullptr;

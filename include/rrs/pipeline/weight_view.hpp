@@ -83,6 +83,9 @@ class PreparedWeight {
   PreparedWeight() = default;
   RRS_MEMBER PreparedWeight(AlignedBuffer buffer, const WeightView& view) noexcept
       : buffer_(std::move(buffer)), view_(view) {}
+  RRS_MEMBER ~PreparedWeight() = default;
+  RRS_MEMBER PreparedWeight(PreparedWeight&&) noexcept = default;
+  RRS_MEMBER PreparedWeight& operator=(PreparedWeight&&) noexcept = default;
 
   // Points into this object's memory: valid until it is destroyed or assigned to.
   RRS_MEMBER const WeightView& view() const noexcept { return view_; }

@@ -35,14 +35,14 @@ class Workspace {
  public:
   Workspace() = default;
   // Allocates; on failure bytes() is 0 and every call reports kWorkspaceTooSmall.
-  explicit Workspace(std::size_t bytes) noexcept {
+  RRS_MEMBER explicit Workspace(std::size_t bytes) noexcept {
     if (bytes > static_cast<std::size_t>(INT64_MAX)) return;
     if (!owned_.allocate(static_cast<std::int64_t>(bytes)).ok()) return;
     memory_ = owned_.data();
     bytes_ = bytes;
   }
   // Borrows `bytes` at `memory`, which must outlive the workspace; any alignment.
-  Workspace(void* memory, std::size_t bytes) noexcept {
+  RRS_MEMBER Workspace(void* memory, std::size_t bytes) noexcept {
     const std::size_t misaligned = reinterpret_cast<std::uintptr_t>(memory) % 64;
     const std::size_t skip = misaligned == 0 ? 0 : 64 - misaligned;
     if (memory == nullptr || bytes <= skip) return;
@@ -50,6 +50,7 @@ class Workspace {
     bytes_ = bytes - skip;
   }
 
+  RRS_MEMBER ~Workspace() = default;
   RRS_MEMBER Workspace(Workspace&& other) noexcept { swap(other); }
   RRS_MEMBER Workspace& operator=(Workspace&& other) noexcept {
     swap(other);

@@ -58,7 +58,7 @@ RRS_FORCE_INLINE std::int32_t rint_i32(float x) noexcept {
 
 // The rounded product, opaque to the optimizer: it cannot be fused into a following addition.
 RRS_FORCE_INLINE float rounded(float product) noexcept {
-#if RRS_X86_64 && (defined(__GNUC__) || defined(__clang__))
+#if RRS_X86_64
   __asm__("" : "+x"(product));
   return product;
 #else

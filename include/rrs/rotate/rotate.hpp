@@ -150,8 +150,8 @@ Status run_rotate(const ErasedView& x, const Rotation& rotation, const MatrixVie
   job.scratch_floats = rotation_scratch_floats(job.plan);
   job.scratch = reinterpret_cast<float*>(memory + rotation_tables_bytes(job.plan));
   std::atomic<std::int64_t> first_bad{INT64_MAX};
-  executor(job.tasks,
-           [&job, &first_bad](std::int64_t t) noexcept { rotate_task(job, t, &first_bad); });
+  run_tasks(executor, job.tasks,
+            [&job, &first_bad](std::int64_t t) noexcept { rotate_task(job, t, &first_bad); });
   const std::int64_t bad = first_bad.load(std::memory_order_relaxed);
   if (bad == INT64_MAX) return Status{};
   return Status{StatusCode::kNonFinite, "X", "must be finite, also when rotated", bad, 0, nullptr};

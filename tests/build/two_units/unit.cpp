@@ -16,7 +16,24 @@ rrs::Status gemm(const rrs::PreparedActivation& a, const rrs::WeightView& w, flo
   return rrs::gemm(a, w, output(y));
 }
 
-const Unit kUnit{&linear, &prepare, &gemm};
+// The members of types that are more than a line: a copy of each belongs to this unit alone.
+std::string describe(rrs::Isa isa) {
+  const rrs::ForceIsa force(isa);
+  alignas(64) std::byte memory[256];
+  rrs::Workspace borrowed(memory, sizeof memory), owned(256);
+  rrs::PreparedActivation a;
+  const float x[kInputs] = {};
+  const rrs::Status small = rrs::smooth_rotate_quantize(rrs::MatrixView<const float>(x, 1, kInputs),
+                                                        rrs::presets::rrs(), borrowed, a);
+  auto made = rrs::prepare_weight(rrs::MatrixView<const float>(x, 1, kInputs), rrs::presets::rrs());
+  rrs::PreparedWeight weight;
+  if (made) weight = std::move(*made);
+  const rrs::Explanation e = rrs::explain(rrs::presets::rrs(), kRows, kOutputs, kInputs);
+  return small.message() + " " + std::to_string(owned.bytes()) + " " + std::to_string(weight.n()) +
+         "\n" + e.to_string();
+}
+
+const Unit kUnit{&linear, &prepare, &gemm, &describe};
 
 }  // namespace
 
