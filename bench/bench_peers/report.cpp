@@ -46,8 +46,8 @@ const Measured* rrs_of(const std::vector<Measured>& all, const char* method,
 void report_case(const Case& c, const std::vector<Measured>& all, JsonRecords* records) {
   std::printf("\nM %lld, K %lld, N %lld\n", static_cast<long long>(c.m),
               static_cast<long long>(c.k), static_cast<long long>(c.n));
-  Table table({"library", "method", "level", "part", "CPU ms", "wall ms", "+-%", "GMAC/s", "x OpenBLAS",
-               "x oneDNN", "x ggml", "kernel"});
+  Table table({"library", "method", "level", "part", "CPU ms", "wall ms", "+-%", "GMAC/s",
+               "x OpenBLAS", "x oneDNN", "x ggml", "kernel"});
   const Measured* blas = fastest(all, {"", "sgemm", "", ""});
   for (const Measured& m : all) {
     const Summary time = summarize(m.series.seconds());
@@ -59,8 +59,9 @@ void report_case(const Case& c, const std::vector<Measured>& all, JsonRecords* r
     const double cpu_ms = 1e3 * summarize(m.series.cpu).median;
     const double wall_ms = 1e3 * summarize(m.series.wall).median;
     table.add({m.info.label, m.info.method, m.info.level, m.info.part, number(cpu_ms, 3),
-               number(wall_ms, 3), number(100 * time.spread, 1), m.info.part == "prepare" ? "-" : number(gmacs, 1),
-               ratio_text(by_blas), ratio_text(by_onednn), ratio_text(by_ggml), m.info.kernel});
+               number(wall_ms, 3), number(100 * time.spread, 1),
+               m.info.part == "prepare" ? "-" : number(gmacs, 1), ratio_text(by_blas),
+               ratio_text(by_onednn), ratio_text(by_ggml), m.info.kernel});
     records->add({{"kind", "layer"},
                   {"m", c.m},
                   {"k", c.k},
