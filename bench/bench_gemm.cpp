@@ -1,12 +1,11 @@
-// bench_gemm: GMAC/s of every precision, group size and level, with OpenBLAS sgemm alongside.
+// bench_gemm: GMAC/s of every precision, group size and level. Against other libraries:
+// bench_peers.
 //
 //   bench_gemm [--n N] [--k K] [--m 1,8,128,512] [--isa name] [--precision a4] [--group g]
 //   [--rounds r]
 // One thread. Every line is measured in interleaved rounds (the machine's drift hits all alike);
-// the table shows medians, and the ratio to sgemm of the same shape. Weights of M = 1 that fit the
-// last level cache stay there: use --n 32768 for streaming from DRAM. Built with -DRRS_BENCH_CBLAS
-// and linked with cblas; without it the ratio column is empty. Debian's OpenBLAS 0.3.21 picks its
-// Haswell kernel on newer CPUs: set OPENBLAS_CORETYPE=SkylakeX.
+// the table shows medians. Weights of M = 1 that fit the last level cache stay there: use --n 32768
+// for streaming from DRAM.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -18,11 +17,6 @@
 #include "rrs/core/dispatch.hpp"
 #include "rrs/gemm/gemm.hpp"
 #include "support/gemm_tiles.hpp"
-#if defined(RRS_BENCH_CBLAS)
-#include <cblas.h>
-extern "C" char* openblas_get_corename(void);
-extern "C" void openblas_set_num_threads(int);
-#endif
 
 namespace {
 
@@ -117,31 +111,15 @@ void measure(const Options& o, std::int64_t m) {
   }
   std::vector<float> y(static_cast<std::size_t>(m * o.n));
   const double macs = static_cast<double>(m) * static_cast<double>(o.n) * static_cast<double>(o.k);
-  std::vector<double> sgemm;
-#if defined(RRS_BENCH_CBLAS)
-  std::vector<float> a(static_cast<std::size_t>(m * o.k), 0.5f);
-  std::vector<float> b(static_cast<std::size_t>(o.n * o.k), 0.25f);
-#endif
   for (int round = 0; round < o.rounds; ++round) {
-#if defined(RRS_BENCH_CBLAS)
-    sgemm.push_back(rate(macs, [&] {
-      cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, static_cast<int>(m),
-                  static_cast<int>(o.n), static_cast<int>(o.k), 1.0f, a.data(),
-                  static_cast<int>(o.k), b.data(), static_cast<int>(o.k), 0.0f, y.data(),
-                  static_cast<int>(o.n));
-    }));
-#endif
     for (Line& line : lines) line.rates.push_back(rate(macs, [&] { run_line(line, &y); }));
   }
-  std::sort(sgemm.begin(), sgemm.end());
-  const double base = sgemm.empty() ? 0.0 : sgemm[sgemm.size() / 2];
-  if (base > 0.0) std::printf("M %4ld  %-40s %8.1f\n", static_cast<long>(m), "sgemm", base);
   for (Line& line : lines) {
     const double rate_ = line.median();
     const double bytes = static_cast<double>(line.data->weights.size()) / macs +
                          2.0 * static_cast<double>(line.data->scales.size()) / macs;
-    std::printf("M %4ld  %-40s %8.1f  x%.2f  weights %.1f GB/s\n", static_cast<long>(m),
-                line.label.c_str(), rate_, base > 0.0 ? rate_ / base : 0.0, rate_ * bytes);
+    std::printf("M %4ld  %-40s %8.1f  weights %.1f GB/s\n", static_cast<long>(m),
+                line.label.c_str(), rate_, rate_ * bytes);
   }
   std::fflush(stdout);
 }
@@ -173,10 +151,6 @@ int main(int argc, char** argv) {
   const Options o = parse(argc, argv);
   std::printf("N %ld K %ld, one thread, GMAC/s (medians of %d rounds)\n", static_cast<long>(o.n),
               static_cast<long>(o.k), o.rounds);
-#if defined(RRS_BENCH_CBLAS)
-  openblas_set_num_threads(1);
-  std::printf("sgemm: OpenBLAS, kernel %s\n", openblas_get_corename());
-#endif
   for (const std::int64_t m : o.m) measure(o, m);
   return 0;
 }

@@ -26,8 +26,10 @@ RRS_FUNCTIONS_BEGIN
 
 namespace avxvnni {
 
-inline constexpr int kStreamBlocks = 256;  // of 8 inputs: stored weights, few rows
-inline constexpr int kGroupRows = 1536;    // groups x rows of a chunk: 128 x 12 or 16 x 60
+// Of 8 inputs, stored weights and few rows: a chunk of 32 KB of a panel, which is read once as a
+// stream, so that only the codes (2 KB per row) need L1. Not searched.
+inline constexpr int kStreamBlocks = 256;
+inline constexpr int kGroupRows = 1536;  // groups x rows of a chunk: 128 x 12 or 16 x 60
 
 using Function = avx2::WideFunction;
 

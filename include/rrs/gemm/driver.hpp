@@ -2,11 +2,12 @@
 // Written once, ISA-free; a tile leaf does all of K for rows x (panels * 16) outputs.
 //
 // from: pipeline/linear.hpp (validated, packed operands).  to: tile leaves, epilogue.hpp.
-// Blocking. A task is a block of rows times a block of panels. Its weights (kWeightBlockBytes) stay
-// in L2 while its row tiles pass; a row tile (max_rows x K bytes) stays in L2 while the panels of
-// the block pass. Tasks are disjoint blocks of Y with one barrier at the end, and every output is
-// computed by one tile in one order, so results do not depend on the executor or on the blocking.
-// Cost: no allocation; stack: one tile of floats (kMaxTileOutputs) plus what the leaf states.
+// Blocking. A task is a block of rows times a block of panels. Its weights
+// (GemmBlocking::weight_block_bytes) stay in L2 while its row tiles pass; a row tile (max_rows x K
+// bytes) stays in L2 while the panels of the block pass. Tasks are disjoint blocks of Y with one
+// barrier at the end, and every output is computed by one tile in one order, so results do not
+// depend on the executor or on the blocking. Cost: no allocation; stack: one tile of floats
+// (kMaxTileOutputs) plus what the leaf states.
 #pragma once
 
 #include <algorithm>
