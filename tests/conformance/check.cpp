@@ -19,11 +19,15 @@
 namespace {
 
 using conformance::Case;
+using conformance::KvCase;
+using conformance::KvResult;
+using conformance::KvTensor;
 using conformance::Result;
 using Json = nlohmann::json;
 
 constexpr int kVersion = 2;
 constexpr std::size_t kCases = 33;
+constexpr std::size_t kKvCases = 5;
 
 template <class T>
 std::vector<T> hex(const Json& list) {
@@ -107,6 +111,38 @@ Result read_expected(const Json& j) {
   return r;
 }
 
+KvCase read_kv_case(const Json& j) {
+  const Json& s = j.at("scheme");
+  KvCase c;
+  c.name = j.at("name");
+  c.tokens = j.at("tokens");
+  c.head = j.at("head");
+  c.bits = s.at("bits");
+  c.group = s.at("group");
+  c.range = one_of<conformance::KvRange>(s.at("range"), {"asymmetric", "symmetric", "full"});
+  c.clip = s.at("clip");
+  c.rotated = s.at("rotated");
+  c.k = floats(j.at("k"));
+  c.v = floats(j.at("v"));
+  c.q = floats(j.at("q"));
+  c.p = floats(j.at("p"));
+  return c;
+}
+
+KvTensor read_kv_tensor(const Json& j) {
+  return {j.at("codes").get<std::vector<std::int32_t>>(), hex<std::uint16_t>(j.at("scales")),
+          j.at("zeros").get<std::vector<std::int32_t>>()};
+}
+
+KvResult read_kv_expected(const Json& j) {
+  return {j.at("query").get<std::vector<std::int32_t>>(),
+          hex<std::uint32_t>(j.at("query_scale")),
+          read_kv_tensor(j.at("k")),
+          read_kv_tensor(j.at("v")),
+          hex<std::uint32_t>(j.at("scores")),
+          hex<std::uint32_t>(j.at("out"))};
+}
+
 struct Tally {
   std::size_t values = 0;
   std::size_t failures = 0;
@@ -140,10 +176,29 @@ void compare_results(const std::string& where, const Result& got, const Result& 
   compare(where + " y", got.y, expected.y, tally);
 }
 
+void compare_tensors(const std::string& where, const KvTensor& got, const KvTensor& expected,
+                     Tally* tally) {
+  compare(where + " codes", got.codes, expected.codes, tally);
+  compare(where + " scales", got.scales, expected.scales, tally);
+  compare(where + " zeros", got.zeros, expected.zeros, tally);
+}
+
+void compare_kv_results(const std::string& where, const KvResult& got, const KvResult& expected,
+                        Tally* tally) {
+  compare(where + " query", got.query, expected.query, tally);
+  compare(where + " query scale", got.query_scale, expected.query_scale, tally);
+  compare_tensors(where + " k", got.k, expected.k, tally);
+  compare_tensors(where + " v", got.v, expected.v, tally);
+  compare(where + " scores", got.scores, expected.scores, tally);
+  compare(where + " out", got.out, expected.out, tally);
+}
+
 int run_file(const char* path) {
   const Json file = Json::parse(std::ifstream(path));
-  if (file.at("version") != kVersion || file.at("cases").size() < kCases) {
-    std::printf("%s: version %d with at least %zu cases expected\n", path, kVersion, kCases);
+  if (file.at("version") != kVersion || file.at("cases").size() < kCases ||
+      file.at("kv_cases").size() < kKvCases) {
+    std::printf("%s: version %d with at least %zu cases and %zu of the KV cache expected\n", path,
+                kVersion, kCases, kKvCases);
     return 1;
   }
   Tally tally;
@@ -154,10 +209,16 @@ int run_file(const char* path) {
       compare_results(c.name + " (" + variant + ")", conformance::run(c, variant),
                       read_expected(j.at("expected")), &tally);
     }
+    for (const Json& j : file.at("kv_cases")) {
+      const KvCase c = read_kv_case(j);
+      compare_kv_results(c.name + " (" + variant + ")", conformance::run_kv(c, variant),
+                         read_kv_expected(j.at("expected")), &tally);
+    }
     names += " " + variant;
   }
   std::printf("conformance: %zu cases,%s: %zu values compared, %zu differences\n",
-              file.at("cases").size(), names.c_str(), tally.values, tally.failures);
+              file.at("cases").size() + file.at("kv_cases").size(), names.c_str(), tally.values,
+              tally.failures);
   return tally.failures == 0 && tally.values > 10000 ? 0 : 1;
 }
 

@@ -5,8 +5,9 @@
 
 This is the numerics contract as a program that shares nothing with the library: all arithmetic is
 exact (fractions), and `f32` rounds it where the contract says that a float stage rounds. Floats are
-written as the hexadecimal bits of binary32 (scales of weights: binary16). check.cpp runs a library
-over the file; bump VERSION when a case changes its meaning, append cases otherwise.
+written as the hexadecimal bits of binary32 (scales of weights and of the KV cache: binary16).
+check.cpp runs a library over the file; bump VERSION when a case changes its meaning, append cases
+otherwise.
 """
 import json
 import sys
@@ -302,6 +303,66 @@ def pack(weights, bits, k, zero):
     return out.hex()
 
 
+# ---- the KV cache --------------------------------------------------------------------------------
+
+def kv_group(values, s):
+    """Scale (f16) and zero of one group."""
+    top, middle = (1 << s["bits"]) - 1, 1 << (s["bits"] - 1)
+    positive, negative = extremes(values)
+    if s["range"] != "asymmetric":
+        return f16(group_scale({**s, "activation_bits": s["bits"]}, positive, negative)), middle
+    clip = f32(Q(s["clip"]))
+    scale = f16(f32(f32(clip * f32(positive + negative)) / top))
+    return scale, round(min(f32(f32(clip * negative) / scale), top)) if scale else 0
+
+
+def kv_rows(rows, s):
+    """Codes [tokens][head], scales and zeros [tokens][groups]."""
+    top, size, codes, scales, zeros = (1 << s["bits"]) - 1, s["group"], [], [], []
+    for row in rows:
+        row = hadamard_full(row) if s["rotated"] else row
+        found = [kv_group(g, s) for g in groups(row, size)]
+        for g, (scale, zero) in zip(groups(row, size), found):
+            r = f32(1 / scale) if scale else Q(0)
+            codes += [min(max(round(f32(x * r)) + zero, 0), top) for x in g]
+        scales += [scale for scale, _ in found]
+        zeros += [zero for _, zero in found]
+    return codes, scales, zeros
+
+
+def kv_query(q, s):
+    """Codes of 8 bits and their scale: symmetric, over the whole head."""
+    q = hadamard_full(q) if s["rotated"] else q
+    scale = group_scale({"activation_bits": 8, "clip": 1.0, "range": "symmetric"}, *extremes(q))
+    return [code(x, f32(1 / scale), 8) for x in q], scale
+
+
+def kv_scores(query, query_scale, k, s):
+    """Groups ascending: acc = fma(exact sum, scale, acc); then times the query's scale."""
+    codes, scales, zeros = k
+    size, out = s["group"] or len(query), []
+    per_token = len(query) // size
+    for t, row in enumerate(groups(codes, len(query))):
+        acc = Q(0)
+        for g in range(per_token):
+            at = t * per_token + g
+            total = sum(query[d] * (row[d] - zeros[at]) for d in range(g * size, (g + 1) * size))
+            acc = f32(total * scales[at] + acc)
+        out.append(f32(acc * query_scale))
+    return out
+
+
+def kv_output(p, v, head, s):
+    """Tokens ascending: out = fma(p * scale, code - zero, out), the product rounded; V's rotation undone."""
+    codes, scales, zeros = v
+    size, out = s["group"] or head, [Q(0)] * head
+    for t, row in enumerate(groups(codes, head)):
+        for d in range(head):
+            at = t * (head // size) + d // size
+            out[d] = f32(f32(p[t] * scales[at]) * (row[d] - zeros[at]) + out[d])
+    return hadamard_full(out) if s["rotated"] else out
+
+
 # ---- cases ---------------------------------------------------------------------------------------
 
 class Values:
@@ -406,16 +467,50 @@ def all_cases():
     yield make_case("rank_4_in_8_bits_a16", 4, 9, 64, rank=4, rank_bits=8, activation_bits=16)
 
 
+def make_kv_case(name, tokens, head, bits, group=32, values_range="asymmetric", clip=1.0, rotated=True):
+    s = {"bits": bits, "group": group, "range": values_range, "clip": clip, "rotated": rotated}
+    values = Values(sum(ord(c) << (i % 24) for i, c in enumerate(name)))
+    k, v = ([[values.next() for _ in range(head)] for _ in range(tokens)] for _ in range(2))
+    for row in k:
+        row[head // 3] *= 10  # an outlier channel
+        row[head // 3] += 7  # and not centred
+    v[1] = [x * 512 for x in v[1]]  # a spike token
+    k[2] = v[3] = [Q(0)] * head
+    k[4] = [abs(x) for x in k[4]]
+    q = [values.next() for _ in range(head)]
+    p = [abs(values.next()) for _ in range(tokens)]
+    query, query_scale = kv_query(q, s)
+    expected = {"query": query, "query_scale": hex32([query_scale])}
+    stored = {"k": kv_rows(k, s), "v": kv_rows(v, s)}
+    for tensor, (codes, scales, zeros) in stored.items():
+        expected[tensor] = {"codes": codes, "zeros": zeros, "scales": [
+            f"{to_bits(x, exponent=5, mantissa=10):04x}" for x in scales]}
+    expected["scores"] = hex32(kv_scores(query, query_scale, stored["k"], s))
+    expected["out"] = hex32(kv_output(p, stored["v"], head, s))
+    return {"name": name, "tokens": tokens, "head": head, "scheme": s, "k": hex32(sum(k, [])),
+            "v": hex32(sum(v, [])), "q": hex32(q), "p": hex32(p), "expected": expected}
+
+
+def all_kv_cases():
+    yield make_kv_case("kv4", 18, 64, 4)
+    yield make_kv_case("kv8", 18, 64, 8)
+    yield make_kv_case("kv4_clip_plain", 9, 32, 4, group=16, clip=0.875, rotated=False)
+    yield make_kv_case("kv8_symmetric_head", 9, 40, 8, group=0, values_range="symmetric", rotated=False)
+    yield make_kv_case("kv4_full_paley_12", 9, 48, 4, group=16, values_range="full")
+
+
 def main():
     if len(sys.argv) != 2:
         print(__doc__, file=sys.stderr)
         return 2
-    cases = list(all_cases())
+    cases, kv_cases = list(all_cases()), list(all_kv_cases())
     with open(sys.argv[1], "w", encoding="ascii") as out:
         out.write('{"version": %d, "cases": [\n' % VERSION)
         out.write(",\n".join(json.dumps(c, separators=(",", ":")) for c in cases))
+        out.write('\n], "kv_cases": [\n')
+        out.write(",\n".join(json.dumps(c, separators=(",", ":")) for c in kv_cases))
         out.write("\n]}\n")
-    print(f"conformance: {len(cases)} cases written")
+    print(f"conformance: {len(cases)} cases and {len(kv_cases)} of the KV cache written")
     return 0
 
 

@@ -1,7 +1,8 @@
-// What check.cpp asks of an implementation: one layer, from the given weight and input, as bits.
+// What check.cpp asks of an implementation: one layer, from the given weight and input, as bits;
+// and one head of a KV cache.
 //
 // Another implementation (a port, another CPU, a GPU) is checked by linking check.cpp with its own
-// `run` instead of implementation_rrs.cpp.
+// `run` and `run_kv` instead of implementation_rrs.cpp.
 #pragma once
 
 #include <cstdint>
@@ -54,10 +55,41 @@ struct Result {
   std::vector<std::uint32_t> y;              // [m][n]
 };
 
+enum class KvRange { kAsymmetric, kSymmetric, kFull };
+
+struct KvCase {
+  std::string name;
+  std::int64_t tokens = 0, head = 0;
+  int bits = 4;    // of keys and values
+  int group = 32;  // of both; 0: the head
+  KvRange range = KvRange::kAsymmetric;
+  float clip = 1.0f;
+  bool rotated = true;      // both, and the query
+  std::vector<float> k, v;  // [tokens][head]
+  std::vector<float> q;     // [head]
+  std::vector<float> p;     // [tokens]
+};
+
+struct KvTensor {
+  std::vector<std::int32_t> codes;    // [tokens][head], unsigned
+  std::vector<std::uint16_t> scales;  // [tokens][groups], bits of f16
+  std::vector<std::int32_t> zeros;    // [tokens][groups]; 8 or 128 where they are not stored
+};
+
+struct KvResult {
+  std::vector<std::int32_t> query;         // [head], codes
+  std::vector<std::uint32_t> query_scale;  // one
+  KvTensor k, v;
+  std::vector<std::uint32_t> scores;  // [tokens]: q . k
+  std::vector<std::uint32_t> out;     // [head]: sum of p v from 0, V's rotation undone
+};
+
 // Names of the variants that `run` knows (for us: ISA levels); at least one.
 std::vector<std::string> variants();
 // W is quantized by its absolute maxima, range symmetric, and is not rotated. Throws
 // std::runtime_error when the implementation reports an error.
 Result run(const Case& c, const std::string& variant);
+// One kv head, appended to an empty cache. Throws as `run` does.
+KvResult run_kv(const KvCase& c, const std::string& variant);
 
 }  // namespace conformance

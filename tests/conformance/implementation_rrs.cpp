@@ -112,7 +112,73 @@ void read_activation(const rrs::PreparedActivation& a, Result* out) {
   }
 }
 
+rrs::KvScheme to_rrs(const KvCase& c) {
+  rrs::KvScheme s;
+  s.bits = c.bits;
+  s.group = c.group == 0 ? rrs::kKvHeadGroup : c.group;
+  s.range = static_cast<rrs::KvRange>(c.range);
+  s.clip = c.clip;
+  s.rotate_k = s.rotate_v = c.rotated;
+  return s;
+}
+
+int kv_code(const rrs::KvTensorLayout& t, bool is_k, const std::uint8_t* unit, int n,
+            std::int64_t d) {
+  if (is_k) {
+    return t.bits == 4 ? rrs::scalar::kv_k_code<4>(unit, n, d)
+                       : rrs::scalar::kv_k_code<8>(unit, n, d);
+  }
+  return t.bits == 4 ? rrs::scalar::kv_v_code<4>(unit, d) : rrs::scalar::kv_v_code<8>(unit, d);
+}
+
+// What the first page holds, out of the layout of kv_page.hpp.
+KvTensor read_kv(const rrs::internal::KvState& cache, const KvCase& c, bool is_k) {
+  KvTensor out;
+  const rrs::KvTensorLayout& t = is_k ? cache.main.layout.k : cache.main.layout.v;
+  const std::byte* page = cache.main.pages.bytes(0) + rrs::kKvPageHeader;
+  const auto* head = reinterpret_cast<const std::uint8_t*>(page);
+  for (int token = 0; token < c.tokens; ++token) {
+    const int row = is_k ? token / rrs::kKvBlockTokens : token;
+    for (std::int64_t d = 0; d < c.head; ++d) {
+      out.codes.push_back(
+          kv_code(t, is_k, head + t.codes + row * t.unit, token % rrs::kKvBlockTokens, d));
+    }
+    for (std::int64_t g = 0; g < t.groups; ++g) {
+      const std::int64_t at = g * rrs::kKvPageTokens + token;
+      out.scales.push_back(rrs::scalar::load_f16(head + t.scales, at).bits);
+      out.zeros.push_back(t.has_zeros ? head[t.zeros + at] : 1 << (t.bits - 1));
+    }
+  }
+  return out;
+}
+
 }  // namespace
+
+// By the functions behind rrs::KvCache, which keeps its pages to itself.
+KvResult run_kv(const KvCase& c, const std::string& variant) {
+  const rrs::ForceIsa force(rrs::isa_by_name(variant.c_str()).value());
+  rrs::internal::KvState cache;
+  require(rrs::detail::create_kv(to_rrs(c), 1, c.head, &cache), "create_kv");
+  const rrs::MatrixView<const float> k(c.k.data(), c.tokens, c.head);
+  const rrs::MatrixView<const float> v(c.v.data(), c.tokens, c.head);
+  require(rrs::detail::append_kv(cache, false, k, v), "append_kv");
+  rrs::KvQuery query;
+  require(rrs::detail::prepare_kv_query(cache, c.q.data(), &query), "prepare_kv_query");
+  KvResult out;
+  out.query.assign(query.codes, query.codes + c.head);
+  out.query_scale = {rrs::float_bits(query.scale)};
+  out.k = read_kv(cache, c, true);
+  out.v = read_kv(cache, c, false);
+  std::vector<float> scores(static_cast<std::size_t>(c.tokens));
+  std::vector<float> head(static_cast<std::size_t>(c.head));
+  require(rrs::detail::scores_kv(cache, query, 0, 0, c.tokens, scores.data()), "scores_kv");
+  require(rrs::detail::accumulate_kv(cache, c.p.data(), 0, 0, c.tokens, head.data()),
+          "accumulate_kv");
+  require(rrs::detail::finish_kv_output(cache, head.data()), "finish_kv_output");
+  for (const float score : scores) out.scores.push_back(rrs::float_bits(score));
+  for (const float value : head) out.out.push_back(rrs::float_bits(value));
+  return out;
+}
 
 std::vector<std::string> variants() {
   std::vector<std::string> names;
