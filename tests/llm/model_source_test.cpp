@@ -359,7 +359,7 @@ TEST_F(ModelSourceTest, SurvivesDamagedOptionalFiles) {
   write_tiny_hf(tiny_model(Architecture::kQwen3, false), folder, 3);
   folder.write("generation_config.json", R"({"eos_token_id":[2,3],"temperature":0.6})");
   folder.write("tokenizer_config.json",
-               R"({"add_bos_token":true,"bos_token":"<s>","eos_token":{"content":"</s>"}})");
+               R"({"add_bos_token":true,"bos_token":"<s>","eos_token":{"content":"<end>"}})");
   ASSERT_TRUE(accepts([&] { open_model(folder.path()); }));
   for (const char* name :
        {"model.safetensors.index.json", "tokenizer_config.json", "generation_config.json"}) {
