@@ -241,6 +241,9 @@ ModelConfig read_config(const HfFolder& folder, const Tokenizer& tokenizer) {
 
 Tokenizer read_tokenizer(const HfFolder& folder) {
   const auto* config = folder.tokenizer_config();
+  if (config != nullptr && config->text().empty()) {  // no text would mean no file
+    throw std::runtime_error(config->path() + ": is empty");
+  }
   return tokenizer_from_json(folder.tokenizer().text(), folder.tokenizer().path(),
                              config == nullptr ? std::string_view() : config->text(),
                              config == nullptr ? std::string() : config->path());
