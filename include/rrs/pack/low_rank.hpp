@@ -63,15 +63,17 @@ RRS_FORCE_INLINE constexpr std::int64_t low_rank_up_elements(std::int64_t rank,
   return panel_count(n) * kPanelOutputs * rank;
 }
 
-// Bytes of the sections. bits: 16 or 8.
+// Bytes of L_B as stored. bits: 16 or 8.
 RRS_FORCE_INLINE constexpr std::int64_t low_rank_down_bytes(std::int64_t rank, std::int64_t k,
                                                             int bits) noexcept {
   return low_rank_down_elements(rank, k) * (bits / 8);
 }
+// Bytes of L_A as stored.
 RRS_FORCE_INLINE constexpr std::int64_t low_rank_up_bytes(std::int64_t rank, std::int64_t n,
                                                           int bits) noexcept {
   return low_rank_up_elements(rank, n) * (bits / 8);
 }
+// Bytes of the factors s, one per rank; none at 16 bits.
 RRS_FORCE_INLINE constexpr std::int64_t low_rank_scale_bytes(std::int64_t rank, int bits) noexcept {
   return bits == 8 ? low_rank_columns(rank) * 4 : 0;
 }

@@ -204,42 +204,32 @@ inline std::size_t serialized_bytes(const WeightView& w) noexcept {
   return static_cast<std::size_t>(detail::kWeightHeaderBytes + layout->total_bytes);
 }
 
-// Writes serialized_bytes(w) bytes to `out` (any alignment, not overlapping w). The same weight
-// always gives the same bytes. An error leaves `out` untouched.
-inline Status serialize_weight(const WeightView& w, void* out, std::size_t size) noexcept {
-  const Result<WeightLayout> layout = detail::checked_view_layout(w);
-  if (!layout) return layout.status();
-  const WeightLayout& l = *layout;
-  const std::size_t needed = serialized_bytes(w);
-  if (out == nullptr || size < needed) {
-    return invalid_argument("size", "must be at least serialized_bytes(W)",
-                            static_cast<std::int64_t>(out == nullptr ? 0 : size),
-                            static_cast<std::int64_t>(needed));
-  }
-  std::byte* payload = static_cast<std::byte*>(out) + detail::kWeightHeaderBytes;
-  const auto bytes = static_cast<std::size_t>(l.total_bytes);
-  if (bytes > 0) {
-    std::memcpy(payload, w.panels, static_cast<std::size_t>(l.panels_bytes));
-    std::memset(payload + l.scales_at, 0, static_cast<std::size_t>(l.total_bytes - l.scales_at));
-    std::memcpy(payload + l.scales_at, w.scales, static_cast<std::size_t>(l.scales_bytes));
-    if (l.offsets_bytes > 0) {
-      std::memcpy(payload + l.offsets_at, w.offsets, static_cast<std::size_t>(l.offsets_bytes));
-    }
-    if (l.rank > 0) {
-      std::memcpy(payload + l.down_at, w.low_rank.down, static_cast<std::size_t>(l.down_bytes));
-      std::memcpy(payload + l.up_at, w.low_rank.up, static_cast<std::size_t>(l.up_bytes));
-    }
-    if (l.rank_scales_bytes > 0) {
-      std::memcpy(payload + l.rank_scales_at, w.low_rank.scales,
-                  static_cast<std::size_t>(l.rank_scales_bytes));
-    }
-  }
-  detail::WeightFileHeader h{};
-  std::memcpy(h.magic, detail::kWeightMagic, sizeof h.magic);
+namespace detail {
+
+// The sections as they lie in memory, gaps zeroed.
+inline void write_payload(const WeightView& w, const WeightLayout& l, std::byte* payload) noexcept {
+  if (l.total_bytes <= 0) return;
+  const auto section = [payload](std::int64_t at, const void* from, std::int64_t bytes) noexcept {
+    if (bytes > 0) std::memcpy(payload + at, from, static_cast<std::size_t>(bytes));
+  };
+  std::memset(payload + l.scales_at, 0, static_cast<std::size_t>(l.total_bytes - l.scales_at));
+  section(0, w.panels, l.panels_bytes);
+  section(l.scales_at, w.scales, l.scales_bytes);
+  section(l.offsets_at, w.offsets, l.offsets_bytes);
+  if (l.rank == 0) return;
+  section(l.down_at, w.low_rank.down, l.down_bytes);
+  section(l.up_at, w.low_rank.up, l.up_bytes);
+  section(l.rank_scales_at, w.low_rank.scales, l.rank_scales_bytes);
+}
+
+// All fields but the checksums.
+inline WeightFileHeader make_header(const WeightView& w, const WeightLayout& l) noexcept {
+  WeightFileHeader h{};
+  std::memcpy(h.magic, kWeightMagic, sizeof h.magic);
   h.file_version = l.rank == 0 ? 1 : l.rank_bits == 16 ? 2 : 3;
   h.layout_version = kPackedFormatVersion;
-  h.byte_order = detail::kByteOrder;
-  h.header_bytes = static_cast<std::uint32_t>(detail::kWeightHeaderBytes);
+  h.byte_order = kByteOrder;
+  h.header_bytes = static_cast<std::uint32_t>(kWeightHeaderBytes);
   h.n = w.n;
   h.k = w.k;
   h.groups = l.groups;
@@ -262,8 +252,27 @@ inline Status serialize_weight(const WeightView& w, void* out, std::size_t size)
     h.rank_scales_at = l.rank_scales_at;
     h.rank_scales_bytes = l.rank_scales_bytes;
   }
-  h.scheme = detail::to_record(w.scheme);
-  h.payload_checksum = hash_bytes(payload, bytes);
+  h.scheme = to_record(w.scheme);
+  return h;
+}
+
+}  // namespace detail
+
+// Writes serialized_bytes(w) bytes to `out` (any alignment, not overlapping w). The same weight
+// always gives the same bytes. An error leaves `out` untouched.
+inline Status serialize_weight(const WeightView& w, void* out, std::size_t size) noexcept {
+  const Result<WeightLayout> layout = detail::checked_view_layout(w);
+  if (!layout) return layout.status();
+  const std::size_t needed = serialized_bytes(w);
+  if (out == nullptr || size < needed) {
+    return invalid_argument("size", "must be at least serialized_bytes(W)",
+                            static_cast<std::int64_t>(out == nullptr ? 0 : size),
+                            static_cast<std::int64_t>(needed));
+  }
+  std::byte* payload = static_cast<std::byte*>(out) + detail::kWeightHeaderBytes;
+  detail::write_payload(w, *layout, payload);
+  detail::WeightFileHeader h = detail::make_header(w, *layout);
+  h.payload_checksum = hash_bytes(payload, static_cast<std::size_t>(layout->total_bytes));
   h.header_checksum = detail::header_checksum(h);
   std::memset(out, 0, static_cast<std::size_t>(detail::kWeightHeaderBytes));
   std::memcpy(out, &h, sizeof h);
