@@ -79,17 +79,17 @@ class BlasLinear final : public Linear {
   std::int64_t cols_;
 };
 
-// An OpenBLAS older than the processor does not know it and falls back to kernels of 2004 (0.3.21
-// calls an Emerald Rapids "Prescott": 4 floats wide), then the engine's own kernel is 3 times
-// faster.
-bool openblas_knows_this_machine() {
+// With AVX-512 the engine's own kernel is as fast as the best of OpenBLAS's, at one row much
+// faster, and gives the same bits everywhere; and an OpenBLAS older than the processor does not
+// know it and falls back to kernels of 2004 (0.3.21 calls an Emerald Rapids "Prescott"). With AVX2
+// its Haswell kernel takes half the time.
+bool openblas_is_faster() {
   const rrs::KernelTable* table = nullptr;
   if (!rrs::select_kernels(std::nullopt, &table)) return true;
-  const std::string core = openblas_get_corename();
   if (table->isa == rrs::Isa::kScalar) return true;
-  if (core == "SkylakeX" || core == "Cooperlake" || core == "SapphireRapids") return true;
-  const bool avx2 = core == "Haswell" || core == "Zen";
-  return avx2 && table->isa == rrs::Isa::kAvx2;
+  const std::string core = openblas_get_corename();
+  const bool avx2 = table->isa == rrs::Isa::kAvx2 || table->isa == rrs::Isa::kAvxVnni;
+  return avx2 && (core == "Haswell" || core == "Zen");
 }
 
 #endif
@@ -166,7 +166,7 @@ std::unique_ptr<Linear> make_float_linear(std::string name, std::vector<float> w
                              std::to_string(rows * cols));
   }
 #if RRS_LLM_OPENBLAS
-  if (openblas_knows_this_machine()) {
+  if (openblas_is_faster()) {
     return std::make_unique<BlasLinear>(std::move(name), std::move(weight), rows, cols);
   }
 #endif
@@ -175,7 +175,7 @@ std::unique_ptr<Linear> make_float_linear(std::string name, std::vector<float> w
 
 std::string float_linear_library() {
 #if RRS_LLM_OPENBLAS
-  if (openblas_knows_this_machine()) return openblas_get_config();
+  if (openblas_is_faster()) return openblas_get_config();
 #endif
   return std::string("rrs-llm panel kernel, ") + float_kernels().name;
 }
