@@ -1,6 +1,7 @@
 #include "engine.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <chrono>
 #include <stdexcept>
 #include <utility>
@@ -217,7 +218,10 @@ void Engine::apply(std::size_t layer, std::size_t linear, float* y, bool accumul
   LinearRuns& runs = runs_[layer][linear];
   ++runs.calls;
   runs.rows += rows_;
-  if (runs.kernel == kernel) return;
+  for (const char* seen : runs.kernels) {
+    if (std::strcmp(seen, kernel) == 0) return;
+  }
+  runs.kernels.push_back(kernel);
   runs.kernel += runs.kernel.empty() ? kernel : std::string(", ") + kernel;
 }
 

@@ -233,6 +233,32 @@ TEST(Engine, NarrowCachesStayNearTheFloatOne) {
   EXPECT_LT(d4, 2.0);
 }
 
+// As on a CPU with AMX, where prompts and single tokens run on different kernels: two levels in
+// turn.
+TEST(Engine, RecordsEveryKernelOnce) {
+  const TinyModel m = tiny_model(Architecture::kLlama, true);
+  const TempFolder folder;
+  TinyEngine tiny(write_tiny_gguf(m, folder), "rrs");
+  const std::vector<TokenId> tokens = random_tokens(m, 9, 3);
+  for (int turn = 0; turn < 3; ++turn) {
+    rrs_test::each_isa([&](const rrs::KernelTable&) { tiny.logits(tokens, {5, 1, 1, 1, 1}); });
+  }
+  std::vector<std::string> expected;  // levels may share a kernel
+  rrs_test::each_isa([&](const rrs::KernelTable& table) {
+    const bool few = table.isa == rrs::Isa::kAmx;  // fewer than 16 rows
+    const std::string name =
+        few ? rrs_test::table_of(rrs::Isa::kAvx512Vnni).gemm.w4a4.name : table.gemm.w4a4.name;
+    if (std::find(expected.begin(), expected.end(), name) == expected.end()) {
+      expected.push_back(name);
+    }
+  });
+  const LinearRuns& runs = tiny.engine->runs(0, 0);
+  EXPECT_EQ(std::vector<std::string>(runs.kernels.begin(), runs.kernels.end()), expected);
+  std::string joined;
+  for (const std::string& name : expected) joined += (joined.empty() ? "" : ", ") + name;
+  EXPECT_EQ(runs.kernel, joined);
+}
+
 TEST(Engine, RefusesWhatItCannotRun) {
   const TinyModel m = tiny_model(Architecture::kLlama, true);
   const TempFolder folder;

@@ -225,7 +225,7 @@ TEST_F(AllLinears, CodesAreTheReferencesAndOutputsWithinTheirBound) {
         name.c_str(), c.linears, c.codes, c.inputs, c.ties, c.outputs, c.closest);
     EXPECT_EQ(c.linears, 7 * layers) << name;
     EXPECT_EQ(c.wrong_codes, 0u) << name;
-    EXPECT_LE(c.ties, c.codes / 10000) << name;
+    EXPECT_LE(c.ties, 5u) << name;  // found; README.md of the engine says so
     EXPECT_EQ(c.beyond_bound, 0u) << name;
     ++methods;
   }
