@@ -1,7 +1,6 @@
 #include "engine.hpp"
 
 #include <algorithm>
-#include <cstring>
 #include <chrono>
 #include <stdexcept>
 #include <utility>
@@ -218,8 +217,9 @@ void Engine::apply(std::size_t layer, std::size_t linear, float* y, bool accumul
   LinearRuns& runs = runs_[layer][linear];
   ++runs.calls;
   runs.rows += rows_;
-  for (const char* seen : runs.kernels) {
-    if (std::strcmp(seen, kernel) == 0) return;
+  // Copies: a linear that is replaced takes its kernel's name with it.
+  for (const std::string& seen : runs.kernels) {
+    if (seen == kernel) return;
   }
   runs.kernels.push_back(kernel);
   runs.kernel += runs.kernel.empty() ? kernel : std::string(", ") + kernel;

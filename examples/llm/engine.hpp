@@ -69,7 +69,7 @@ struct LinearRuns {
   std::int64_t calls = 0;
   std::int64_t rows = 0;  // of all calls
   std::string kernel;     // that ran; several, e.g. for a prompt and for one token, with commas
-  std::vector<const char*> kernels;  // the same, each once
+  std::vector<std::string> kernels;  // the same, each once
 };
 
 class Sequence {
