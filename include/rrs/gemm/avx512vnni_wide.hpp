@@ -271,8 +271,8 @@ RRS_TARGET_AVX512VNNI inline void wide_tile(const GemmTileArgs& a) noexcept {
   const bool fits = a.rows >= kWideMinRows && a.inner_group != kRowGroup &&
                     a.weight_offsets == nullptr && a.inner_group <= (kBits == 8 ? 128 : 256);
   if (!fits) {
-    // One row, groups of 32: the AVX2 leaf reads one panel as one stream, these leaves two in turns
-    // (time 0.97 from DRAM, 0.92 from L3; at groups of 128 1.1).
+    // One row, groups of 32: the AVX2 leaf (time 0.97 from DRAM, 0.92 from L3; at groups of
+    // 128 1.1; Emerald Rapids, when these leaves still read two panels in turns).
     if (kBits == 4 && a.rows == 1 && a.inner_group <= 32 &&
         avx2::few_rows_tile<4, avx2::kPartBlocksA8>(a)) {
       return;
