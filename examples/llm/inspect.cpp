@@ -62,7 +62,8 @@ std::int64_t bytes_of(const ModelSource& model, const std::string& name, const L
     return static_cast<std::int64_t>(info.rows * info.columns * sizeof(float));
   }
   const rrs::WeightLayout l = stored_layout(model, name, plan);
-  return l.panels_bytes + l.scales_bytes + l.offsets_bytes + l.down_bytes + l.up_bytes;
+  return l.panels_bytes + l.scales_bytes + l.offsets_bytes + l.down_bytes + l.up_bytes +
+         l.rank_scales_bytes;
 }
 
 // "ffn_down     N 576    K 1536   48 groups"

@@ -124,8 +124,9 @@ TEST(Inspect, BitsPerWeightAreThoseOfTheRecords) {
   const std::string path = folder.write("q4.gguf", tiny_gguf(m, q4_linears(3)).bytes());
   const Calibration calibration = tiny_calibration(path, m);
   int cases = 0;
-  for (const char* name : {"fp", "rrs", "rrs_g128", "quarot", "rs", "smoothquant_w8a8",
-                           "q4_0-native", "rrs+aser@rank=8", "rrs@w8"}) {
+  for (const char* name :
+       {"fp", "rrs", "rrs_g128", "quarot", "rs", "smoothquant_w8a8", "q4_0-native",
+        "rrs+aser@rank=8", "rrs+aser@rank=8@rank-bits=8", "rrs@w8"}) {
     for (const char* override : {"", "blk.0=fp", "ffn_down=weight-group=64"}) {
       std::vector<Setting> settings;
       const bool fixed = std::string(name) == "fp" || std::string(name) == "q4_0-native";
@@ -149,7 +150,7 @@ TEST(Inspect, BitsPerWeightAreThoseOfTheRecords) {
       ++cases;
     }
   }
-  EXPECT_EQ(cases, 2 + 7 * 3);
+  EXPECT_EQ(cases, 2 + 8 * 3);
   const auto source = open_model(path);
   expect_in(fit_text(*source, make_method("q4_0-native", {})), {"   2 x  ffn_down", "  5.50 bits"});
   expect_in(fit_text(*source, make_method("rrs", parse_override("blk.0=fp"))),
