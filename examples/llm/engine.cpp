@@ -158,12 +158,10 @@ Sequence Engine::start() const {
 
 std::int64_t Engine::logits_stride() const noexcept { return padded16(size_of(config().vocab)); }
 
-std::vector<LinearInfo> Engine::linear_infos() const {
-  std::vector<LinearInfo> infos;
-  for (const LayerLinears& layer : linears_) {
-    for (const auto& linear : layer) infos.push_back(linear->info());
-  }
-  return infos;
+std::string LinearRuns::kernel() const {
+  std::string all;
+  for (const std::string& name : kernels) all += (all.empty() ? "" : ", ") + name;
+  return all;
 }
 
 void Engine::embed(const std::vector<TokenId>& tokens) {
@@ -218,11 +216,8 @@ void Engine::apply(std::size_t layer, std::size_t linear, float* y, bool accumul
   ++runs.calls;
   runs.rows += rows_;
   // Copies: a linear that is replaced takes its kernel's name with it.
-  for (const std::string& seen : runs.kernels) {
-    if (seen == kernel) return;
-  }
-  runs.kernels.push_back(kernel);
-  runs.kernel += runs.kernel.empty() ? kernel : std::string(", ") + kernel;
+  const auto& seen = runs.kernels;
+  if (std::find(seen.begin(), seen.end(), kernel) == seen.end()) runs.kernels.push_back(kernel);
 }
 
 void Engine::position_heads(std::size_t layer, std::int64_t position) {

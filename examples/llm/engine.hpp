@@ -67,9 +67,9 @@ struct EngineTimes {
 // What an engine has done with one linear, counted where it is called.
 struct LinearRuns {
   std::int64_t calls = 0;
-  std::int64_t rows = 0;  // of all calls
-  std::string kernel;     // that ran; several, e.g. for a prompt and for one token, with commas
-  std::vector<std::string> kernels;  // the same, each once
+  std::int64_t rows = 0;             // of all calls
+  std::vector<std::string> kernels;  // that ran, each once: a prompt and one token may differ
+  std::string kernel() const;        // all of them, with commas
 };
 
 class Sequence {
@@ -117,7 +117,6 @@ class Engine {
   // Another linear at this place from the next call on; it must have the same shape. nullptr: none,
   // and a pass through it throws.
   void set_linear(std::size_t layer, std::size_t linear, std::shared_ptr<const Linear> with);
-  std::vector<LinearInfo> linear_infos() const;
   // Since reset_runs. Not while the engine runs.
   const LinearRuns& runs(std::size_t layer, std::size_t linear) const {
     return runs_[layer][linear];

@@ -194,7 +194,7 @@ void count_linears(const Engine& engine, MethodRecord* record) {
       bytes += info.stored_bytes;
       record->simulated = record->simulated || info.simulated;
       const LinearRuns& runs = engine.runs(layer, l);
-      if (runs.calls == windows && runs.rows == tokens) count_linear(info, runs.kernel, record);
+      if (runs.calls == windows && runs.rows == tokens) count_linear(info, runs.kernel(), record);
     }
   }
   record->bits_per_weight = 8.0 * static_cast<double>(bytes) / static_cast<double>(weights);

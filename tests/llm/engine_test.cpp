@@ -253,10 +253,10 @@ TEST(Engine, RecordsEveryKernelOnce) {
     }
   });
   const LinearRuns& runs = tiny.engine->runs(0, 0);
-  EXPECT_EQ(std::vector<std::string>(runs.kernels.begin(), runs.kernels.end()), expected);
+  EXPECT_EQ(runs.kernels, expected);
   std::string joined;
   for (const std::string& name : expected) joined += (joined.empty() ? "" : ", ") + name;
-  EXPECT_EQ(runs.kernel, joined);
+  EXPECT_EQ(runs.kernel(), joined);
 }
 
 TEST(Engine, RefusesWhatItCannotRun) {

@@ -208,10 +208,13 @@ TEST(Perplexity, NativeTakesTheFilesCodes) {
   EXPECT_GT(worst, 0.0);
   EXPECT_LT(worst, 1.0);  // 8-bit activations are all that differs
   EXPECT_EQ(native.logits(tokens, std::vector<std::size_t>(30, 1)), a);
-  for (const LinearInfo& info : native.engine->linear_infos()) {
-    EXPECT_EQ(info.precision, "w4a8");
-    EXPECT_NEAR(8.0 * static_cast<double>(info.stored_bytes) / static_cast<double>(info.weights),
-                4.5, 0.01);
+  for (const LayerLinears& layer : native.engine->linears()) {
+    for (const auto& linear : layer) {
+      const LinearInfo info = linear->info();
+      EXPECT_EQ(info.precision, "w4a8");
+      EXPECT_NEAR(8.0 * static_cast<double>(info.stored_bytes) / static_cast<double>(info.weights),
+                  4.5, 0.01);
+    }
   }
   const std::string plain = write_tiny_gguf(m, folder);
   expect_in(refusal([&] { TinyEngine refused(plain, "q4_0-native"); }),

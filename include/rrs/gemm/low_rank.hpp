@@ -61,52 +61,52 @@ void low_rank_down_panels(const GemmKernels& kernels, const LowRankView& b,
   run_low_rank(kernels, a);
 }
 
+// use(LowRankArgs) of the branch's element type, empty.
+template <class Use>
+void with_low_rank_args(const LowRankView& b, const Use& use) noexcept {
+  if (b.bits == 16) {
+    use(LowRankArgs<f16>{});
+  } else {
+    use(LowRankArgs<std::int8_t>{});
+  }
+}
+
 // u [rows][u_stride] = x [rows][x_stride] L_B^T (times s at 8 bits); u_stride >=
 // low_rank_columns(rank).
 inline void low_rank_down(const GemmKernels& kernels, const LowRankView& b, const float* x,
                           std::int64_t x_stride, int rows, float* u,
                           std::int64_t u_stride) noexcept {
-  const auto with = [&](auto a) {
+  with_low_rank_args(b, [&](auto a) {
     a.rows = rows;
     a.x = x;
     a.x_stride = x_stride;
     a.out = u;
     a.out_stride = u_stride;
     low_rank_down_panels(kernels, b, a);
-  };
-  if (b.bits == 16) return with(LowRankArgs<f16>{});
-  with(LowRankArgs<std::int8_t>{});
+  });
+  if (b.bits == 16) return;
   for (int t = 0; t < rows; ++t) {
     for (std::int64_t j = 0; j < low_rank_columns(b.rank); ++j) u[t * u_stride + j] *= b.scales[j];
   }
-}
-
-// `a` has rows, panels, x, start_scale and out.
-template <class Element>
-void low_rank_up_panels(const GemmKernels& kernels, const LowRankView& b, std::int64_t panel,
-                        LowRankArgs<Element> a) noexcept {
-  a.width = kPanelOutputs;
-  a.inputs = b.rank;
-  a.weights = static_cast<const Element*>(b.up) + panel * kPanelOutputs * b.rank;
-  a.out_stride = std::int64_t{a.panels} * kPanelOutputs;
-  run_low_rank(kernels, a);
 }
 
 // z [rows][panels * 16] = token_scales * z + u L_A^T for the panels from `panel` on.
 inline void low_rank_up(const GemmKernels& kernels, const LowRankView& b, const float* u,
                         std::int64_t u_stride, const float* token_scales, int rows,
                         std::int64_t panel, int panels, float* z) noexcept {
-  const auto with = [&](auto a) {
+  with_low_rank_args(b, [&](auto a) {
     a.rows = rows;
     a.panels = panels;
+    a.width = kPanelOutputs;
+    a.inputs = b.rank;
     a.x = u;
     a.x_stride = u_stride;
+    a.weights = static_cast<decltype(a.weights)>(b.up) + panel * kPanelOutputs * b.rank;
     a.start_scale = token_scales;
     a.out = z;
-    low_rank_up_panels(kernels, b, panel, a);
-  };
-  if (b.bits == 16) return with(LowRankArgs<f16>{});
-  with(LowRankArgs<std::int8_t>{});
+    a.out_stride = std::int64_t{panels} * kPanelOutputs;
+    run_low_rank(kernels, a);
+  });
 }
 
 }  // namespace detail

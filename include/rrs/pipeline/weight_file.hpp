@@ -206,7 +206,7 @@ inline std::size_t serialized_bytes(const WeightView& w) noexcept {
 
 namespace detail {
 
-// The sections as they lie in memory, gaps zeroed.
+// The sections that `w` has, as they lie in memory; the rest behind the panels is zeroed.
 inline void write_payload(const WeightView& w, const WeightLayout& l, std::byte* payload) noexcept {
   if (l.total_bytes <= 0) return;
   const auto section = [payload](std::int64_t at, const void* from, std::int64_t bytes) noexcept {
@@ -216,7 +216,7 @@ inline void write_payload(const WeightView& w, const WeightLayout& l, std::byte*
   section(0, w.panels, l.panels_bytes);
   section(l.scales_at, w.scales, l.scales_bytes);
   section(l.offsets_at, w.offsets, l.offsets_bytes);
-  if (l.rank == 0) return;
+  if (w.low_rank.rank == 0) return;
   section(l.down_at, w.low_rank.down, l.down_bytes);
   section(l.up_at, w.low_rank.up, l.up_bytes);
   section(l.rank_scales_at, w.low_rank.scales, l.rank_scales_bytes);

@@ -16,7 +16,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <utility>
 
@@ -158,12 +157,7 @@ inline Result<PreparedWeight> attach_low_rank(const WeightView& w,
     return s;
   }
   std::byte* out = buffer.data();
-  std::memcpy(out, w.panels, static_cast<std::size_t>(l.panels_bytes));
-  std::memset(out + l.scales_at, 0, static_cast<std::size_t>(l.total_bytes - l.scales_at));
-  std::memcpy(out + l.scales_at, w.scales, static_cast<std::size_t>(l.scales_bytes));
-  if (l.offsets_bytes > 0) {
-    std::memcpy(out + l.offsets_at, w.offsets, static_cast<std::size_t>(l.offsets_bytes));
-  }
+  detail::write_payload(base, l, out);
   if (Status s = detail::store_factors(L_A, L_B, out, l); !s) return s;
   const WeightView view = make_weight_view(out, l, w.n, w.k, w.scheme, w.channels_fingerprint);
   return PreparedWeight(std::move(buffer), view);
