@@ -27,21 +27,6 @@ class Stopwatch {
 
 std::int64_t size_of(std::size_t n) noexcept { return static_cast<std::int64_t>(n); }
 
-std::vector<float> read_head(const ModelSource& source, const ModelConfig& c) {
-  const char* name = c.tied_head ? "token_embd" : "output";
-  std::vector<float> panels(static_cast<std::size_t>(padded16(size_of(c.vocab))) * c.hidden, 0.0f);
-  std::vector<float> rows(static_cast<std::size_t>(kLanes) * c.hidden);
-  for (std::size_t first = 0; first < c.vocab; first += kLanes) {
-    const std::size_t count = (std::min)(c.vocab - first, static_cast<std::size_t>(kLanes));
-    source.read_rows(name, first, count, rows.data());
-    float* panel = panels.data() + first * c.hidden;
-    for (std::size_t r = 0; r < count; ++r) {
-      for (std::size_t k = 0; k < c.hidden; ++k) panel[k * kLanes + r] = rows[r * c.hidden + k];
-    }
-  }
-  return panels;
-}
-
 }  // namespace
 
 std::string linear_name(std::size_t layer, std::size_t linear) {
@@ -66,7 +51,7 @@ ModelParts::ModelParts(const ModelSource& model, bool with_head)
     layers.push_back(std::move(layer));
   }
   output_norm = source.read("output_norm");
-  if (with_head) head = read_head(source, config);
+  if (with_head) head = Head(source, config.tied_head ? "token_embd" : "output");
 }
 
 std::int64_t Sequence::kv_bytes() const noexcept {
@@ -363,22 +348,9 @@ void Engine::set_linear(std::size_t layer, std::size_t linear, std::shared_ptr<c
 void Engine::logits(const float* hidden, std::int64_t rows, float* out) {
   const Stopwatch watch(&times_.head);
   if (parts_->head.empty()) throw std::runtime_error("logits: this engine has no head");
-  const FloatKernels& kernels = float_kernels();
-  const std::int64_t width = size_of(config().hidden);
-  const std::int64_t stride = logits_stride();
-  const Ranges ranges = split(stride / kLanes, 8, pool_.threads());
-  pool_(ranges.tasks, [&](std::int64_t task) noexcept {
-    PanelCall call;
-    call.x = hidden;
-    call.x_stride = width;
-    call.rows = rows;
-    call.panels = parts_->head.data() + ranges.first(task) * kLanes * width;
-    call.panel_stride = kLanes * width;
-    call.panel_count = ranges.last(task) - ranges.first(task);
-    call.k = width;
-    call.y = out + ranges.first(task) * kLanes;
-    call.y_stride = stride;
-    kernels.panel_product(call);
+  const Ranges ranges = split(parts_->head.panels(), 8, pool_.threads());
+  pool_(ranges.tasks, [&](std::int64_t task) {
+    parts_->head.product(hidden, rows, ranges.first(task), ranges.last(task), out, logits_stride());
   });
 }
 

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "attention.hpp"
+#include "head.hpp"
 #include "linear.hpp"
 #include "model_source.hpp"
 #include "prefix.hpp"
@@ -47,7 +48,7 @@ struct ModelParts {
   };
   std::vector<Layer> layers;
   std::vector<float> output_norm;
-  std::vector<float> head;  // panels of 16 tokens, [hidden][16]
+  Head head;
 };
 
 // Shared: engines that differ in the KV cache only have the same linears.

@@ -20,6 +20,8 @@ namespace {
 
 // Rows in flight against a panel: 192 KB at K = 512, about a tenth of an L2.
 constexpr std::int64_t kRowBlock = 96;
+// Codes that are fetched ahead within a panel: 32 lines of the cache, 4 panels at once.
+constexpr std::int64_t kQ8Ahead = 2048;
 
 namespace scalar {
 
@@ -39,6 +41,28 @@ void panel_product(const PanelCall& c) noexcept {
   }
 }
 
+void q8_product(const PanelCall& c, const std::int8_t* codes, const float* scales) noexcept {
+  for (std::int64_t p = 0; p < c.panel_count; ++p) {
+    const std::int8_t* panel = codes + p * c.panel_stride;
+    const float* scale = scales + p * c.panel_stride / kQ8Inputs;
+    for (std::int64_t r = 0; r < c.rows; ++r) {
+      float sums[kLanes] = {};
+      for (std::int64_t k = 0; k < c.k; ++k) {
+        const float x = c.x[r * c.x_stride + k];
+        for (int j = 0; j < kLanes; ++j) {
+          const float w = scale[k / kQ8Inputs * kLanes + j] * static_cast<float>(panel[k * kLanes + j]);
+          sums[j] = std::fma(x, w, sums[j]);
+        }
+      }
+      for (int j = 0; j < kLanes; ++j) c.y[r * c.y_stride + p * kLanes + j] = sums[j];
+    }
+  }
+}
+void q8_expand(const std::int8_t* codes, const float* scales, std::int64_t columns,
+               float* out) noexcept {
+  body::q8_expand(codes, scales, columns, out);
+}
+
 float exp_row(float* x, std::int64_t n, float shift) noexcept { return body::exp_row(x, n, shift); }
 float max_row(const float* x, std::int64_t n) noexcept { return body::max_row(x, n); }
 void silu_product(float* a, const float* b, std::int64_t n) noexcept {
@@ -53,7 +77,7 @@ double divergence(const float* a, double lse_a, const float* b, double lse_b,
   return body::divergence(a, lse_a, b, lse_b, n);
 }
 
-constexpr FloatKernels kKernels{"scalar",      &panel_product, &exp_row,     &max_row,
+constexpr FloatKernels kKernels{"scalar",      &panel_product, &q8_product, &q8_expand, &exp_row,     &max_row,
                                 &silu_product, &rms_norm,      &log_sum_exp, &divergence};
 
 }  // namespace scalar
@@ -118,6 +142,55 @@ RRS_TARGET_AVX2 void panel_product(const PanelCall& c) noexcept {
   }
 }
 
+template <unsigned P>
+RRS_TARGET_AVX2 void q8_tile(const PanelCall& c, std::int64_t row, std::int64_t panel,
+                             const std::int8_t* codes, const float* scales) noexcept {
+  __m256 sums_f32x8[P][2];
+  for (unsigned p = 0; p < P; ++p) sums_f32x8[p][0] = sums_f32x8[p][1] = _mm256_setzero_ps();
+  const float* x = c.x + row * c.x_stride;
+  codes += panel * c.panel_stride;
+  scales += panel * c.panel_stride / kQ8Inputs;
+  for (std::int64_t block = 0; block < c.k; block += kQ8Inputs) {
+    __m256 scale_f32x8[P][2];
+    for (unsigned p = 0; p < P; ++p) {
+      const float* scale = scales + (p * c.panel_stride + block * kLanes) / kQ8Inputs;
+      scale_f32x8[p][0] = _mm256_loadu_ps(scale);
+      scale_f32x8[p][1] = _mm256_loadu_ps(scale + 8);
+    }
+    for (std::int64_t k = block; k < block + kQ8Inputs; ++k) {
+      const __m256 x_f32x8 = _mm256_broadcast_ss(x + k);
+      for (unsigned p = 0; p < P; ++p) {
+        const std::int8_t* column = codes + p * c.panel_stride + k * kLanes;
+        _mm_prefetch(reinterpret_cast<const char*>(column + kQ8Ahead), _MM_HINT_T0);
+        for (unsigned h = 0; h < 2; ++h) {
+          const __m256i code_i32x8 = _mm256_cvtepi8_epi32(
+              _mm_loadl_epi64(reinterpret_cast<const __m128i*>(column + h * 8)));
+          const __m256 w_f32x8 = _mm256_mul_ps(scale_f32x8[p][h], _mm256_cvtepi32_ps(code_i32x8));
+          sums_f32x8[p][h] = _mm256_fmadd_ps(x_f32x8, w_f32x8, sums_f32x8[p][h]);
+        }
+      }
+    }
+  }
+  float* y = c.y + row * c.y_stride + panel * kLanes;
+  for (unsigned p = 0; p < P; ++p) {
+    _mm256_storeu_ps(y + p * 16, sums_f32x8[p][0]);
+    _mm256_storeu_ps(y + p * 16 + 8, sums_f32x8[p][1]);
+  }
+}
+
+RRS_TARGET_AVX2 void q8_product(const PanelCall& c, const std::int8_t* codes,
+                                const float* scales) noexcept {
+  for (std::int64_t row = 0; row < c.rows; ++row) {
+    std::int64_t panel = 0;
+    for (; panel + 3 <= c.panel_count; panel += 3) q8_tile<3>(c, row, panel, codes, scales);
+    for (; panel < c.panel_count; ++panel) q8_tile<1>(c, row, panel, codes, scales);
+  }
+}
+RRS_TARGET_AVX2 void q8_expand(const std::int8_t* codes, const float* scales, std::int64_t columns,
+                               float* out) noexcept {
+  body::q8_expand(codes, scales, columns, out);
+}
+
 RRS_TARGET_AVX2 float exp_row(float* x, std::int64_t n, float shift) noexcept {
   return body::exp_row(x, n, shift);
 }
@@ -139,7 +212,7 @@ RRS_TARGET_AVX2 double divergence(const float* a, double lse_a, const float* b, 
   return body::divergence(a, lse_a, b, lse_b, n);
 }
 
-constexpr FloatKernels kKernels{"avx2",        &panel_product, &exp_row,     &max_row,
+constexpr FloatKernels kKernels{"avx2",        &panel_product, &q8_product, &q8_expand, &exp_row,     &max_row,
                                 &silu_product, &rms_norm,      &log_sum_exp, &divergence};
 
 }  // namespace avx2
@@ -202,6 +275,49 @@ RRS_TARGET_AVX512 void panel_product(const PanelCall& c) noexcept {
   }
 }
 
+template <unsigned P>
+RRS_TARGET_AVX512 void q8_tile(const PanelCall& c, std::int64_t row, std::int64_t panel,
+                               const std::int8_t* codes, const float* scales) noexcept {
+  __m512 sums_f32x16[P];
+  for (unsigned p = 0; p < P; ++p) sums_f32x16[p] = _mm512_setzero_ps();
+  const float* x = c.x + row * c.x_stride;
+  codes += panel * c.panel_stride;
+  scales += panel * c.panel_stride / kQ8Inputs;
+  for (std::int64_t block = 0; block < c.k; block += kQ8Inputs) {
+    __m512 scale_f32x16[P];
+    for (unsigned p = 0; p < P; ++p) {
+      scale_f32x16[p] =
+          _mm512_loadu_ps(scales + (p * c.panel_stride + block * kLanes) / kQ8Inputs);
+    }
+    for (std::int64_t k = block; k < block + kQ8Inputs; ++k) {
+      const __m512 x_f32x16 = _mm512_set1_ps(x[k]);
+      for (unsigned p = 0; p < P; ++p) {
+        const std::int8_t* column = codes + p * c.panel_stride + k * kLanes;
+        _mm_prefetch(reinterpret_cast<const char*>(column + kQ8Ahead), _MM_HINT_T0);
+        const __m512i code_i32x16 =
+            _mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(column)));
+        const __m512 w_f32x16 = _mm512_mul_ps(scale_f32x16[p], _mm512_cvtepi32_ps(code_i32x16));
+        sums_f32x16[p] = _mm512_fmadd_ps(x_f32x16, w_f32x16, sums_f32x16[p]);
+      }
+    }
+  }
+  float* y = c.y + row * c.y_stride + panel * kLanes;
+  for (unsigned p = 0; p < P; ++p) _mm512_storeu_ps(y + p * 16, sums_f32x16[p]);
+}
+
+RRS_TARGET_AVX512 void q8_product(const PanelCall& c, const std::int8_t* codes,
+                                  const float* scales) noexcept {
+  for (std::int64_t row = 0; row < c.rows; ++row) {
+    std::int64_t panel = 0;
+    for (; panel + 4 <= c.panel_count; panel += 4) q8_tile<4>(c, row, panel, codes, scales);
+    for (; panel < c.panel_count; ++panel) q8_tile<1>(c, row, panel, codes, scales);
+  }
+}
+RRS_TARGET_AVX512 void q8_expand(const std::int8_t* codes, const float* scales,
+                                 std::int64_t columns, float* out) noexcept {
+  body::q8_expand(codes, scales, columns, out);
+}
+
 RRS_TARGET_AVX512 float exp_row(float* x, std::int64_t n, float shift) noexcept {
   return body::exp_row(x, n, shift);
 }
@@ -223,7 +339,7 @@ RRS_TARGET_AVX512 double divergence(const float* a, double lse_a, const float* b
   return body::divergence(a, lse_a, b, lse_b, n);
 }
 
-constexpr FloatKernels kKernels{"avx512",      &panel_product, &exp_row,     &max_row,
+constexpr FloatKernels kKernels{"avx512",      &panel_product, &q8_product, &q8_expand, &exp_row,     &max_row,
                                 &silu_product, &rms_norm,      &log_sum_exp, &divergence};
 
 }  // namespace avx512

@@ -32,6 +32,16 @@ RRS_FORCE_INLINE float exp_value(float x) noexcept {
   return x < -87.0f ? 0.0f : value;
 }
 
+RRS_FORCE_INLINE void q8_expand(const std::int8_t* codes, const float* scales,
+                                std::int64_t columns, float* out) noexcept {
+  for (std::int64_t k = 0; k < columns; ++k) {
+    const float* scale = scales + k / kQ8Inputs * kLanes;
+    for (int j = 0; j < kLanes; ++j) {
+      out[k * kLanes + j] = scale[j] * static_cast<float>(codes[k * kLanes + j]);
+    }
+  }
+}
+
 RRS_FORCE_INLINE float exp_row(float* x, std::int64_t n, float shift) noexcept {
   float lanes[kLanes] = {};
   for (std::int64_t i = 0; i < n; i += kLanes) {

@@ -151,7 +151,10 @@ class GgufSource final : public ModelSource {
 
   std::optional<RawBlocks> raw_blocks(std::string_view name) const override {
     const GgufTensor& tensor = require(name);
-    if (tensor.type != GgufType::kQ4_0 && tensor.type != GgufType::kQ4_1) return std::nullopt;
+    if (tensor.type != GgufType::kQ4_0 && tensor.type != GgufType::kQ4_1 &&
+        tensor.type != GgufType::kQ8_0) {
+      return std::nullopt;
+    }
     return RawBlocks{tensor.type, tensor.rows, tensor.columns, tensor.row_bytes, tensor.data};
   }
 

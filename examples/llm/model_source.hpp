@@ -28,7 +28,7 @@ struct TensorInfo {
   std::size_t bytes = 0;
 };
 
-// Blocks of a Q4_0 or Q4_1 matrix as the file holds them, unaligned; row r starts at data +
+// Blocks of a Q4_0, Q4_1 or Q8_0 matrix as the file holds them, unaligned; row r starts at data +
 // r * row_bytes. Rows of q and k are in the file's RoPE order, like everything read from here.
 struct RawBlocks {
   GgufType type = GgufType::kQ4_0;
@@ -52,7 +52,7 @@ class ModelSource {
   // Rows [first, first + count), count * columns floats. Throws on a bad name or range.
   virtual void read_rows(std::string_view name, std::size_t first, std::size_t count,
                          float* out) const = 0;
-  // nullopt unless the tensor is Q4_0 or Q4_1.
+  // nullopt unless the tensor is Q4_0, Q4_1 or Q8_0.
   virtual std::optional<RawBlocks> raw_blocks(std::string_view name) const = 0;
 
   // The whole tensor, for vectors and tests.

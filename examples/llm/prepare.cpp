@@ -32,7 +32,7 @@ std::shared_ptr<const rrs::PreparedWeight> native_weight(const ModelSource& mode
                                                          const std::string& name,
                                                          const rrs::Scheme& scheme) {
   const std::optional<RawBlocks> blocks = model.raw_blocks(name);
-  if (!blocks) {
+  if (!blocks || blocks->type == GgufType::kQ8_0) {
     throw std::runtime_error(model.path() + ": tensor " + name + ": type " +
                              model.info(name)->type +
                              ": q4_0-native needs Q4_0 or Q4_1 (GGUF) in every linear");

@@ -20,7 +20,7 @@ ProgressTimes& progress_times() noexcept {
 }
 
 std::string progress_text(const std::string& what, const std::string& unit, double done, double all,
-                          double seconds) {
+                          double seconds, ProgressEnd end) {
   char text[200];
   const double rate = seconds > 0.0 ? done / seconds : 0.0;
   if (rate <= 0.0 || all <= 0.0) {
@@ -28,13 +28,20 @@ std::string progress_text(const std::string& what, const std::string& unit, doub
     return text;
   }
   const auto left = static_cast<long>((all - done) / rate + 0.5);
-  std::snprintf(text, sizeof text, "%.100s: %3.0f %%, %.*f %s/s, %ld:%02ld left", what.c_str(),
-                100.0 * done / all, rate < 10.0 ? 1 : 0, rate, unit.c_str(), left / 60, left % 60);
+  const bool bound = end == ProgressEnd::kAtMost;
+  char share[16] = "";
+  if (!bound) std::snprintf(share, sizeof share, "%3.0f %%, ", 100.0 * done / all);
+  std::snprintf(text, sizeof text, "%.100s: %s%.*f %s/s, %s%ld:%02ld left", what.c_str(), share,
+                rate < 10.0 ? 1 : 0, rate, unit.c_str(), bound ? "at most " : "", left / 60,
+                left % 60);
   return text;
 }
 
-Progress::Progress(std::string what, std::string unit)
-    : what_(std::move(what)), unit_(std::move(unit)), terminal_(::isatty(STDERR_FILENO) == 1) {}
+Progress::Progress(std::string what, std::string unit, ProgressEnd end)
+    : what_(std::move(what)),
+      unit_(std::move(unit)),
+      end_(end),
+      terminal_(::isatty(STDERR_FILENO) == 1) {}
 
 Progress::~Progress() {
   if (visible_) std::fprintf(stderr, "\r\033[K");
@@ -46,7 +53,8 @@ void Progress::update(double done, double all) {
     return;
   shown_ = Clock::now();
   visible_ = true;
-  std::fprintf(stderr, "\r\033[K%s", progress_text(what_, unit_, done, all, since(start_)).c_str());
+  const std::string text = progress_text(what_, unit_, done, all, since(start_), end_);
+  std::fprintf(stderr, "\r\033[K%s", text.c_str());
 }
 
 }  // namespace rrs_llm

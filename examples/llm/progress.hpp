@@ -17,13 +17,16 @@ struct ProgressTimes {
 };
 ProgressTimes& progress_times() noexcept;
 
-// "12.3 tokens/s, 1:05 left"; for the line, and for tests.
+// How `all` is meant: a search ends when it has found, at the latest after all.
+enum class ProgressEnd { kKnown, kAtMost };
+
+// "12.3 tokens/s, 1:05 left" or "12.3 tokens/s, at most 1:05 left"; for the line, and for tests.
 std::string progress_text(const std::string& what, const std::string& unit, double done, double all,
-                          double seconds);
+                          double seconds, ProgressEnd end = ProgressEnd::kKnown);
 
 class Progress {
  public:
-  Progress(std::string what, std::string unit);
+  Progress(std::string what, std::string unit, ProgressEnd end = ProgressEnd::kKnown);
   ~Progress();
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
@@ -35,6 +38,7 @@ class Progress {
   using Clock = std::chrono::steady_clock;
   std::string what_;
   std::string unit_;
+  ProgressEnd end_;
   Clock::time_point start_ = Clock::now();
   Clock::time_point shown_ = start_;
   bool terminal_;

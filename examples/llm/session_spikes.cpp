@@ -18,24 +18,27 @@ std::string behind(const std::shared_ptr<const Prefix>& prefix) {
 }
 
 // Shows an engine's forward passes while it lives, unless a log is printed: lines would run into
-// each other. `all`: tokens of all passes; 0: not known beforehand.
+// each other. `all`: tokens of all passes x layers of a pass.
 class EngineProgress {
  public:
-  EngineProgress(const char* what, const SpikeLog& log, std::size_t all) : all_(all) {
-    if (!log) progress_.emplace(what, "tokens x layers");
+  EngineProgress(const char* what, const SpikeLog& log, std::size_t all, ProgressEnd end)
+      : all_(static_cast<double>(all)) {
+    if (!log) progress_.emplace(what, "tokens x layers", end);
   }
   void show(Engine* engine) {
-    const double all = static_cast<double>(all_ * engine->config().layers);
-    engine->watch([this, all](std::int64_t rows) {
-      if (progress_) progress_->update(done_ += static_cast<double>(rows), all);
+    engine->watch([this](std::int64_t rows) {
+      if (progress_) progress_->update(done_ += static_cast<double>(rows), all_);
     });
   }
 
  private:
   std::optional<Progress> progress_;
-  std::size_t all_;
+  double all_;
   double done_ = 0.0;
 };
+
+// Of a prefix search: T x C probes of BOS, C, T, C, T.
+constexpr std::size_t kProbeTokens = rrs::kPrefixSpikeTokens * rrs::kPrefixContextTokens * 5;
 
 std::size_t token_count(const std::vector<std::vector<TokenId>>& windows) {
   std::size_t count = 0;
@@ -59,7 +62,8 @@ const SpikeMeasurement& Session::spikes(const std::shared_ptr<const Prefix>& pre
   const auto windows = windows_of(calibration_tokens(), options_.spikes, room);
   SpikeMeasurement m;
   {
-    EngineProgress progress("spike scores", options_.spike_log, token_count(windows));
+    EngineProgress progress("spike scores", options_.spike_log,
+                            token_count(windows) * model_->config().layers, ProgressEnd::kKnown);
     progress.show(engine.get());
     m = measure_spikes(engine.get(), windows);
   }
@@ -75,7 +79,10 @@ std::shared_ptr<const Prefix> Session::prefix(const Method& method) {
     if (!found_prefix_) {
       const SpikeMeasurement& measured = spikes(nullptr);
       const std::unique_ptr<Engine> engine = float_engine(nullptr);
-      EngineProgress progress("prefix search", options_.spike_log, 0);
+      // Probes stop at the layer that they look at.
+      const std::size_t layers = measured.highest() / rrs::kSpikeModules + 1;
+      EngineProgress progress("prefix search", options_.spike_log, kProbeTokens * layers,
+                              ProgressEnd::kAtMost);
       progress.show(engine.get());
       found_prefix_ =
           find_prefix(engine.get(),
@@ -118,16 +125,20 @@ Session::Resolved Session::resolve_linears(const Method& method) {
   const LinearStack exempt = prepared(all, "preparing, all modules exempt, ");
   search.plain = &plain;
   search.exempt = &exempt;
-  EngineProgress progress("exempt modules", options_.spike_log, 0);
+  SpikeOptions few = options_.spikes;
+  few.windows = options_.spikes.search_windows;
+  const auto windows = windows_of(calibration_tokens(), few, room);
+  // All exempt, none, and one more for each score.
+  const std::size_t passes = 2 + search.scores.size();
+  EngineProgress progress("exempt modules", options_.spike_log,
+                          passes * token_count(windows) * model_->config().layers,
+                          ProgressEnd::kAtMost);
   search.engine = [&](LinearStack linears) {
     std::unique_ptr<Engine> engine = make_engine(std::move(linears), method.kv(16), prefixed);
     progress.show(engine.get());
     return engine;
   };
-  SpikeOptions few = options_.spikes;
-  few.windows = options_.spikes.search_windows;
-  const rrs::Exemptions found = find_exemptions(search, windows_of(calibration_tokens(), few, room),
-                                                *pool_, options_.spike_log);
+  const rrs::Exemptions found = find_exemptions(search, windows, *pool_, options_.spike_log);
   const Method chosen = with_exemptions(method, found.exempt);
   if (chosen.needs_stream()) return {chosen, {}};
   return {chosen, mixed_linears(search, found.exempt)};

@@ -109,12 +109,12 @@ TEST_F(ModelSourceTest, ReadsRowRanges) {
 }
 
 TEST_F(ModelSourceTest, GivesRawBlocks) {
-  for (const std::uint32_t type : {2u, 3u}) {
+  for (const std::uint32_t type : {2u, 3u, 8u}) {
     const TinyModel m = tiny_model(Architecture::kLlama, true);
     GgufBuilder b = tiny_gguf(m);
     // The same file with one matrix in 4-bit blocks.
     const std::string name = "blk.0.ffn_up.weight";
-    const std::size_t block = type == 2 ? 18 : 20;
+    const std::size_t block = type == 2 ? 18 : type == 3 ? 20 : 34;
     std::string bytes;
     for (std::size_t i = 0; i < 96 * 2 * block; ++i) bytes += static_cast<char>(i * 5 & 0x3f);
     const std::size_t at = b.records.find(GgufBuilder::text(name));
@@ -132,7 +132,7 @@ TEST_F(ModelSourceTest, GivesRawBlocks) {
     EXPECT_EQ(raw_blocks->columns, 64u);
     EXPECT_EQ(raw_blocks->row_bytes, 2 * block);
     EXPECT_EQ(std::string(reinterpret_cast<const char*>(raw_blocks->data), bytes.size()), bytes);
-    EXPECT_EQ(source->info("blk.0.ffn_up")->type, type == 2 ? "Q4_0" : "Q4_1");
+    EXPECT_EQ(source->info("blk.0.ffn_up")->type, type == 2 ? "Q4_0" : type == 3 ? "Q4_1" : "Q8_0");
     EXPECT_EQ(source->read("blk.0.ffn_up").size(), 96u * 64);
   }
 }

@@ -286,6 +286,8 @@ TEST(Progress, SaysRateAndTimeLeft) {
   EXPECT_EQ(progress_text("reading", "tokens", 50.0, 200.0, 2.0),
             "reading:  25 %, 25 tokens/s, 0:06 left");
   EXPECT_EQ(progress_text("reading", "tokens", 0.0, 200.0, 2.0), "reading: 0 tokens");
+  EXPECT_EQ(progress_text("search", "tokens", 50.0, 200.0, 2.0, ProgressEnd::kAtMost),
+            "search: 25 tokens/s, at most 0:06 left");
 }
 
 }  // namespace

@@ -97,12 +97,15 @@ TEST_F(ProgressLine, EveryLongLoopHasOneOnATerminalAndNoneElsewhere) {
   std::string words;
   for (int i = 0; i < 100; ++i) words += "the hello 123 abc ";
   const std::string text = folder.write("text.txt", words);
+  const std::string out = folder.file("out.safetensors");
   const char *path = model.c_str(), *file = text.c_str();
   const std::pair<std::vector<const char*>, std::vector<std::string>> cases[] = {
       {{"inspect", "--model", path, "--text", file, "--context", "32", "--windows", "1"},
        {"inspecting: "}},
       {{"generate", "--model", path, "--prompt", "the hello", "-n", "2"},
        {"preparing rrs: ", "prefill: "}},
+      {{"quantize", "--model", path, "--method", "rrs", "--out", out.c_str()},
+       {"quantizing rrs: "}},
       // One window: the line must move inside it, layer by layer.
       {{"perplexity", "--model", path, "--text", file, "--method", "rrs", "--context", "32",
         "--windows", "1"},
@@ -125,7 +128,7 @@ TEST_F(ProgressLine, EveryLongLoopHasOneOnATerminalAndNoneElsewhere) {
     EXPECT_EQ(other.find('\033'), std::string::npos) << other;
     for (const std::string& line : lines) EXPECT_EQ(other.find(line), std::string::npos) << other;
   }
-  EXPECT_EQ(shown, 11);
+  EXPECT_EQ(shown, 12);
 }
 
 TEST_F(ProgressLine, AppearsAfterTheQuietTimeOnly) {
