@@ -1,7 +1,8 @@
-// VNNI tiles of 8 rows and more: 64 rows x 4 panels, groups of up to 256 inputs, no offsets.
+// VNNI tiles of 8 rows and more: 64 rows x 4 panels, no offsets; any group of up to 256 inputs, and
+// row groups, whose int32 sums stay in `out` until the end of K.
 //
-// Instructions: avx512vnni.hpp. Registers: 6 rows x 4 panels, groups of 128: 24 int32 accumulators
-// + 4 weights + 1 broadcast = 29, floats in L1; 7 x 2, other groups: 14 int32 + 14 float + 2 + 1.
+// Instructions: avx512vnni.hpp. Registers: 6 rows x 4 panels: 24 int32 accumulators + 4 weights + 1
+// broadcast = 29, floats in L1; the last panels of a matrix 7 x 2: 14 int32 + 14 float + 2 + 1.
 // What bounds it (Emerald Rapids, sub-tile in L1, share of the rate of vpdpbusd alone):
 //   ports 0 and 5, group ends counted: 0.94 at groups of 128, 0.80 at 32.
 //   6x4 0.88 (clang 0.91) at 128, 0.65-0.70 at 32. Without its stores it reaches 0.95 and 0.80: a
@@ -9,7 +10,11 @@
 //   also as two 256-bit halves; an 8-byte store costs nothing. One inline asm block for the whole
 //   tile, unrolled or not: +1.5 % only, so branches and the compiler are not the reason.
 //   7x2, sums in registers over blocks of 128 / 256 / 512 inputs: 0.85 / 0.89 / 0.92 at 128, 0.75 /
-//   0.77 / 0.785 at 32 (asm and C++ alike), so blocks are 512 inputs long.
+//   0.77 / 0.785 at 32 (asm and C++ alike), so its blocks are 512 inputs long.
+// Whole products, M=512 N=K=4096 (Granite Rapids, time over that of 7x2): 6x4 0.93 at groups of 32,
+// 0.885 at 64, although it has more stores: its blocks of 128 inputs stay in L1. Blocks of 256 0.97
+// and 0.88; 5x4 0.92 and 0.91; 4x4 0.97 and 0.93; 3x4 with sums in registers 1.23 to 1.28. At 128
+// 5x4, 4x4 and blocks of 256 are equal to it within 1 %.
 // Unpacking, too, is mostly its stores: 128 per 64 rows x 4 panels x 128 inputs, 4 % of the ports.
 // L1 of 6x4, 48 KB: 128 inputs x 64 rows 8 KB, twice (this block and the next), 4 panels unpacked
 // 8 KB, sums 16 KB, the next weights 4 KB. Blocks of 512 inputs outgrow it: 7x2 prefetches the next
@@ -74,8 +79,8 @@ struct WideShape {
   static constexpr int kBlock = kInputs;
   static constexpr bool kSumsInRegisters = kRegisters;  // across the groups of a block
 };
-using WideGroup128 = WideShape<6, 4, 128, false>;
-using WideGroups = WideShape<7, 2, 512, true>;
+using WideFour = WideShape<6, 4, 128, false>;
+using WideTwo = WideShape<7, 2, 512, true>;
 using WideLastPanel = WideShape<7, 1, 512, true>;
 
 // The compiler forgets where a pointer came from: it then addresses base + constant, where GCC else
@@ -175,17 +180,51 @@ RRS_TARGET_AVX512VNNI __attribute__((noinline)) inline void wide_sub(const WideB
   }
 }
 
-template <class Shape>
+// R rows x P panels of a row group: int32 sums, to and from `out`.
+template <unsigned R, unsigned P>
+RRS_TARGET_AVX512VNNI __attribute__((noinline)) inline void wide_carry(const WideBlock& b,
+                                                                       int first_row) noexcept {
+  const std::int8_t* a = b.activations + first_row * 4;
+  const std::uint8_t* w = b.weights;
+  float* out = b.out + first_row * b.out_stride;
+  __m512i acc_i32x16[R][P];
+  RRS_UNROLL_FULL
+  for (unsigned r = 0; r < R; ++r) {
+    RRS_UNROLL_FULL
+    for (unsigned p = 0; p < P; ++p) {
+      acc_i32x16[r][p] = _mm512_loadu_si512(out + r * b.out_stride + p * 16);
+    }
+  }
+  wide_dot<R, P>(acc_i32x16, w, b.panel_step, a, std::int64_t{b.rows} * 4, b.last_inputs);
+  RRS_UNROLL_FULL
+  for (unsigned r = 0; r < R; ++r) {
+    RRS_UNROLL_FULL
+    for (unsigned p = 0; p < P; ++p) {
+      _mm512_storeu_si512(out + r * b.out_stride + p * 16, acc_i32x16[r][p]);
+    }
+  }
+}
+
+template <unsigned R, class Shape, bool kCarry>
+RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void wide_part(const WideBlock& b, int row) noexcept {
+  if constexpr (kCarry) {
+    wide_carry<R, Shape::kSubPanels>(b, row);
+  } else {
+    wide_sub<R, Shape>(b, row);
+  }
+}
+
+template <class Shape, bool kCarry>
 RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void wide_rows(const WideBlock& b, int row,
                                                       int rows) noexcept {
   switch (rows) {
-    case 1: return wide_sub<1, Shape>(b, row);
-    case 2: return wide_sub<2, Shape>(b, row);
-    case 3: return wide_sub<3, Shape>(b, row);
-    case 4: return wide_sub<4, Shape>(b, row);
-    case 5: return wide_sub<5, Shape>(b, row);
-    case 6: return wide_sub<6, Shape>(b, row);
-    default: return wide_sub<Shape::kSubRows, Shape>(b, row);
+    case 1: return wide_part<1, Shape, kCarry>(b, row);
+    case 2: return wide_part<2, Shape, kCarry>(b, row);
+    case 3: return wide_part<3, Shape, kCarry>(b, row);
+    case 4: return wide_part<4, Shape, kCarry>(b, row);
+    case 5: return wide_part<5, Shape, kCarry>(b, row);
+    case 6: return wide_part<6, Shape, kCarry>(b, row);
+    default: return wide_part<Shape::kSubRows, Shape, kCarry>(b, row);
   }
 }
 
@@ -212,8 +251,8 @@ RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void wide_scales(const GemmTileArgs& a, i
   }
 }
 
-// All of K for P panels, in blocks.
-template <class Shape, int kBits>
+// All of K for P panels, in blocks. kCarry: a row group.
+template <class Shape, int kBits, bool kCarry>
 RRS_TARGET_AVX512VNNI inline void wide_columns(const GemmTileArgs& a, int panel) noexcept {
   constexpr unsigned P = Shape::kSubPanels;
   constexpr int kPanels = P, kRows = Shape::kSubRows;
@@ -232,14 +271,15 @@ RRS_TARGET_AVX512VNNI inline void wide_columns(const GemmTileArgs& a, int panel)
   b.out_stride = std::int64_t{a.panels} * kPanelOutputs;
   const std::uint8_t* weights = a.weights + panel * a.panel_bytes;
   const int shares = (a.rows + kRows - 1) / kRows;
-  const int block = (std::min)(Shape::kBlock, kBlockGroups * a.inner_group);
+  const int block =
+      kCarry ? Shape::kBlock : (std::min)(Shape::kBlock, kBlockGroups * a.inner_group);
   for (std::int64_t first = 0; first < a.k_padded; first += block) {
     const auto inputs = static_cast<int>((std::min)(std::int64_t{block}, a.k_padded - first));
     const bool last = first + block >= a.k_padded;
-    b.groups = (inputs + b.group_inputs - 1) / b.group_inputs;
-    b.last_inputs = inputs - (b.groups - 1) * b.group_inputs;
+    b.groups = kCarry ? 1 : (inputs + b.group_inputs - 1) / b.group_inputs;
+    b.last_inputs = kCarry ? inputs : inputs - (b.groups - 1) * b.group_inputs;
     b.activations = static_cast<const std::int8_t*>(a.activations) + first * a.rows;
-    wide_scales<P>(a, kBits, panel, first / a.inner_group, b, vc, starts);
+    if (!kCarry) wide_scales<P>(a, kBits, panel, first / a.inner_group, b, vc, starts);
     const std::uint8_t* at = weights + first * kInputBytes;
     b.weights = kBits == 4 ? unpacked : at;
     b.panel_step = kBits == 4 ? std::int64_t{kStep} : a.panel_bytes;
@@ -255,7 +295,7 @@ RRS_TARGET_AVX512VNNI inline void wide_columns(const GemmTileArgs& a, int panel)
       const int left = a.rows - row;
       const int parts = (left + kRows - 1) / kRows;
       const int rows = (left + parts - 1) / parts;  // equal heights: none bound by latency
-      wide_rows<Shape>(b, row, rows);
+      wide_rows<Shape, kCarry>(b, row, rows);
       row += rows;
       for (int p = 0; p < kPanels; ++p) {
         avx512::prefetch_share(next + p * a.panel_bytes, inputs * kInputBytes, share, shares);
@@ -265,11 +305,43 @@ RRS_TARGET_AVX512VNNI inline void wide_columns(const GemmTileArgs& a, int panel)
   }
 }
 
-// The tile leaf. Other: what runs few rows, row groups, offsets and groups beyond kMagic's bound.
+template <int kBits, bool kCarry>
+RRS_TARGET_AVX512VNNI inline void wide_panels(const GemmTileArgs& a) noexcept {
+  if (a.panels == kWidePanels) return wide_columns<WideFour, kBits, kCarry>(a, 0);
+  int panel = 0;
+  for (; panel + 2 <= a.panels; panel += 2) wide_columns<WideTwo, kBits, kCarry>(a, panel);
+  if (panel < a.panels) wide_columns<WideLastPanel, kBits, kCarry>(a, panel);
+}
+
+// The sums of a row group: their start values, and what becomes of them, in the written order.
+RRS_TARGET_AVX512VNNI inline void start_row_group(const GemmTileArgs& a, int weight_bits) noexcept {
+  std::int32_t starts[static_cast<std::size_t>(kWideMaxRows)];
+  avx512::fill_starts(a.code_sums, a.rows, 0, weight_bits - 1, starts);
+  for (int i = 0; i < a.rows * a.panels; ++i) {
+    _mm512_storeu_si512(a.out + i * kPanelOutputs, _mm512_set1_epi32(starts[i / a.panels]));
+  }
+}
+
+RRS_TARGET_AVX512VNNI inline void finish_row_group(const GemmTileArgs& a) noexcept {
+  for (int p = 0; p < a.panels; ++p) {
+    const auto* scales = reinterpret_cast<const __m256i*>(a.weight_scales + p * a.panel_scales);
+    const __m512 v_f32x16 = _mm512_cvtph_ps(_mm256_loadu_si256(scales));
+    for (int r = 0; r < a.rows; ++r) {
+      float* out = a.out + (r * a.panels + p) * kPanelOutputs;
+      const __m512 tmp_f32x16 =
+          _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_loadu_si512(out)), v_f32x16);
+      _mm512_storeu_ps(out, _mm512_fmadd_ps(tmp_f32x16, _mm512_set1_ps(a.activation_scales[r]),
+                                            _mm512_setzero_ps()));
+    }
+  }
+}
+
+// The tile leaf. Other: what runs few rows, offsets and groups beyond kMagic's bound.
 template <int kBits, class OtherTraits>
 RRS_TARGET_AVX512VNNI inline void wide_tile(const GemmTileArgs& a) noexcept {
-  const bool fits = a.rows >= kWideMinRows && a.inner_group != kRowGroup &&
-                    a.weight_offsets == nullptr && a.inner_group <= (kBits == 8 ? 128 : 256);
+  const bool row_group = a.inner_group == kRowGroup;
+  const bool fits = a.rows >= kWideMinRows && a.weight_offsets == nullptr &&
+                    (row_group || a.inner_group <= (kBits == 8 ? 128 : 256));
   if (!fits) {
     // One row, groups of 32: the AVX2 leaf (time 0.97 from DRAM, 0.92 from L3; at groups of
     // 128 1.1; Emerald Rapids, when these leaves still read two panels in turns).
@@ -279,15 +351,15 @@ RRS_TARGET_AVX512VNNI inline void wide_tile(const GemmTileArgs& a) noexcept {
     }
     return avx512::block_tile<OtherTraits>(a);
   }
+  if (row_group) {
+    start_row_group(a, kBits);
+    wide_panels<kBits, true>(a);
+    return finish_row_group(a);
+  }
   for (int i = 0; i < a.rows * a.panels; ++i) {
     _mm512_storeu_ps(a.out + i * kPanelOutputs, _mm512_setzero_ps());
   }
-  if (a.panels == kWidePanels && a.inner_group == 128) {
-    return wide_columns<WideGroup128, kBits>(a, 0);
-  }
-  int panel = 0;
-  for (; panel + 2 <= a.panels; panel += 2) wide_columns<WideGroups, kBits>(a, panel);
-  if (panel < a.panels) wide_columns<WideLastPanel, kBits>(a, panel);
+  wide_panels<kBits, false>(a);
 }
 
 }  // namespace avx512vnni
