@@ -89,9 +89,9 @@ void bench_pack(benchmark::State& state, const rrs::KernelTable* table, int rows
   Data& d = data();
   run(state, rows * kInputs, [&](std::int64_t) {
     if (bits == 4) {
-      table->pack.codes_a4(d.codes.data(), kInputs, rows, kInputs, d.packed.data());
+      table->pack.codes_a4(d.codes.data(), kInputs, rows, 32, kInputs, d.packed.data());
     } else if (bits == 8) {
-      table->pack.codes_a8(d.codes.data(), kInputs, rows, kInputs, d.packed.data());
+      table->pack.codes_a8(d.codes.data(), kInputs, rows, 32, kInputs, d.packed.data());
     } else {
       table->pack.floats(d.x.data(), kInputs, rows, kInputs, d.floats.data());
     }

@@ -50,7 +50,8 @@ void q8_product(const PanelCall& c, const std::int8_t* codes, const float* scale
       for (std::int64_t k = 0; k < c.k; ++k) {
         const float x = c.x[r * c.x_stride + k];
         for (int j = 0; j < kLanes; ++j) {
-          const float w = scale[k / kQ8Inputs * kLanes + j] * static_cast<float>(panel[k * kLanes + j]);
+          const float w =
+              scale[k / kQ8Inputs * kLanes + j] * static_cast<float>(panel[k * kLanes + j]);
           sums[j] = std::fma(x, w, sums[j]);
         }
       }
@@ -77,8 +78,8 @@ double divergence(const float* a, double lse_a, const float* b, double lse_b,
   return body::divergence(a, lse_a, b, lse_b, n);
 }
 
-constexpr FloatKernels kKernels{"scalar",      &panel_product, &q8_product, &q8_expand, &exp_row,     &max_row,
-                                &silu_product, &rms_norm,      &log_sum_exp, &divergence};
+constexpr FloatKernels kKernels{"scalar", &panel_product, &q8_product, &q8_expand,   &exp_row,
+                                &max_row, &silu_product,  &rms_norm,   &log_sum_exp, &divergence};
 
 }  // namespace scalar
 
@@ -212,8 +213,8 @@ RRS_TARGET_AVX2 double divergence(const float* a, double lse_a, const float* b, 
   return body::divergence(a, lse_a, b, lse_b, n);
 }
 
-constexpr FloatKernels kKernels{"avx2",        &panel_product, &q8_product, &q8_expand, &exp_row,     &max_row,
-                                &silu_product, &rms_norm,      &log_sum_exp, &divergence};
+constexpr FloatKernels kKernels{"avx2",   &panel_product, &q8_product, &q8_expand,   &exp_row,
+                                &max_row, &silu_product,  &rms_norm,   &log_sum_exp, &divergence};
 
 }  // namespace avx2
 
@@ -286,8 +287,7 @@ RRS_TARGET_AVX512 void q8_tile(const PanelCall& c, std::int64_t row, std::int64_
   for (std::int64_t block = 0; block < c.k; block += kQ8Inputs) {
     __m512 scale_f32x16[P];
     for (unsigned p = 0; p < P; ++p) {
-      scale_f32x16[p] =
-          _mm512_loadu_ps(scales + (p * c.panel_stride + block * kLanes) / kQ8Inputs);
+      scale_f32x16[p] = _mm512_loadu_ps(scales + (p * c.panel_stride + block * kLanes) / kQ8Inputs);
     }
     for (std::int64_t k = block; k < block + kQ8Inputs; ++k) {
       const __m512 x_f32x16 = _mm512_set1_ps(x[k]);
@@ -339,8 +339,8 @@ RRS_TARGET_AVX512 double divergence(const float* a, double lse_a, const float* b
   return body::divergence(a, lse_a, b, lse_b, n);
 }
 
-constexpr FloatKernels kKernels{"avx512",      &panel_product, &q8_product, &q8_expand, &exp_row,     &max_row,
-                                &silu_product, &rms_norm,      &log_sum_exp, &divergence};
+constexpr FloatKernels kKernels{"avx512", &panel_product, &q8_product, &q8_expand,   &exp_row,
+                                &max_row, &silu_product,  &rms_norm,   &log_sum_exp, &divergence};
 
 }  // namespace avx512
 

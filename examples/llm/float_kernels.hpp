@@ -12,8 +12,9 @@
 // chain of fused multiply-adds per output, k ascending; sums run in 16 lanes (element i in lane
 // i % 16), then over the lanes in ascending order. Multiplications and additions elsewhere are
 // not fused (the engine is built with -ffp-contract=off). e^x: within 2 ulp, 0 below -87.
-// Panels: 16 outputs x K floats, [k][16]; of Q8 [k][16] int8 codes and [k / 32][16] f32 scales. The level is the one the library uses (RRS_ISA included).
-// Every buffer of a row is padded to a multiple of 16 where stated.
+// Panels: 16 outputs x K floats, [k][16]; of Q8 [k][16] int8 codes and [k / 32][16] f32 scales. The
+// level is the one the library uses (RRS_ISA included). Every buffer of a row is padded to a
+// multiple of 16 where stated.
 
 #include <cstddef>
 #include <cstdint>

@@ -32,8 +32,8 @@ RRS_FORCE_INLINE float exp_value(float x) noexcept {
   return x < -87.0f ? 0.0f : value;
 }
 
-RRS_FORCE_INLINE void q8_expand(const std::int8_t* codes, const float* scales,
-                                std::int64_t columns, float* out) noexcept {
+RRS_FORCE_INLINE void q8_expand(const std::int8_t* codes, const float* scales, std::int64_t columns,
+                                float* out) noexcept {
   for (std::int64_t k = 0; k < columns; ++k) {
     const float* scale = scales + k / kQ8Inputs * kLanes;
     for (int j = 0; j < kLanes; ++j) {

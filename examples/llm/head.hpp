@@ -38,9 +38,9 @@ class Head {
 
   std::int64_t panels_ = 0;
   std::int64_t width_ = 0;
-  std::vector<float> floats_;     // [panel][k][16], or
+  std::vector<float> floats_;       // [panel][k][16], or
   std::vector<std::int8_t> codes_;  // [panel][k][16] and
-  std::vector<float> scales_;     // [panel][k / 32][16]
+  std::vector<float> scales_;       // [panel][k / 32][16]
 };
 
 }  // namespace rrs_llm

@@ -78,7 +78,9 @@ const char* kernel_for(const rrs::PreparedActivation& a) noexcept {
   for (std::int64_t i = 0; i < a.segment_count; ++i) {
     fewest = (std::min)(fewest, a.segment(i).rows);
   }
-  if (table->isa == rrs::Isa::kAmx && fewest < rrs::kAmxMinRows) {
+  const int inner = rrs::inner_group(a.scheme.activation.group, a.scheme.weight.group);
+  if (table->isa == rrs::Isa::kAmx &&
+      !rrs::amx::amx_takes(static_cast<int>((std::min)(fewest, std::int64_t{64})), inner)) {
     table = rrs::kTables[static_cast<int>(rrs::Isa::kAvx512Vnni)];
   }
 #endif

@@ -22,10 +22,14 @@ constexpr std::size_t kBlock = 34;  // bytes of 32 inputs
 class OneMatrix final : public ModelSource {
  public:
   OneMatrix(std::size_t rows, std::size_t columns, bool as_blocks)
-      : rows_(rows), columns_(columns), as_blocks_(as_blocks), bytes_(rows * columns / 32 * kBlock) {
+      : rows_(rows),
+        columns_(columns),
+        as_blocks_(as_blocks),
+        bytes_(rows * columns / 32 * kBlock) {
     Random random(7);
     for (std::byte& b : bytes_) b = static_cast<std::byte>(random.below(256));
-    for (std::size_t at = 0; at < bytes_.size(); at += kBlock) {  // scales: 2^-9 to 2^-2, or subnormal
+    for (std::size_t at = 0; at < bytes_.size();
+         at += kBlock) {  // scales: 2^-9 to 2^-2, or subnormal
       const std::uint32_t exponent = random.below(9) == 0 ? 0 : 6 + random.below(8);
       const std::uint32_t half = exponent << 10 | random.below(1024);
       bytes_[at] = static_cast<std::byte>(half & 255);
@@ -40,8 +44,10 @@ class OneMatrix final : public ModelSource {
   std::optional<TensorInfo> info(std::string_view) const override {
     return TensorInfo{"matrix", "Q8_0", rows_, columns_, bytes_.size()};
   }
-  void read_rows(std::string_view, std::size_t first, std::size_t count, float* out) const override {
-    dequantize(GgufType::kQ8_0, bytes_.data() + first * columns_ / 32 * kBlock, count * columns_, out);
+  void read_rows(std::string_view, std::size_t first, std::size_t count,
+                 float* out) const override {
+    dequantize(GgufType::kQ8_0, bytes_.data() + first * columns_ / 32 * kBlock, count * columns_,
+               out);
   }
   std::optional<RawBlocks> raw_blocks(std::string_view) const override {
     if (!as_blocks_) return std::nullopt;

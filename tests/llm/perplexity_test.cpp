@@ -136,18 +136,20 @@ TEST(Perplexity, RecordsNameTheKernelThatRan) {
   }
   int levels = 0;
   rrs_test::each_isa([&](const rrs::KernelTable& table) {
-    const std::vector<TokenId> tokens = random_tokens(contest.model, 40, 2);
-    for (const std::size_t context : {std::size_t{20}, std::size_t{15}}) {
+    const std::vector<TokenId> tokens = random_tokens(contest.model, 60, 2);
+    for (const std::size_t context : {std::size_t{30}, std::size_t{20}, std::size_t{4}}) {
       const auto records =
           measure_perplexity(contestants, tokens, 2, context, contest.session->pool(), nullptr);
       ASSERT_EQ(records.size(), 5u);
-      // Tiles of fewer than 16 rows run on the VNNI kernels.
-      const bool few = table.isa == rrs::Isa::kAmx && context < 16;
-      const rrs::KernelTable& ran = few ? rrs_test::table_of(rrs::Isa::kAvx512Vnni) : table;
-      expect_one(records[1], "w4a4", ran.gemm.w4a4.name);
-      expect_one(records[2], "w4a8", ran.gemm.w4a8.name);
-      expect_one(records[3], "w4a16", ran.gemm.w4a16.name);
-      expect_one(records[4], "w8a8", ran.gemm.w8a8.name);
+      // The amx level runs few rows on the VNNI kernels: below 24 in groups of 32, else below 5.
+      const auto ran = [&](std::size_t least) -> const rrs::GemmKernels& {
+        const bool few = table.isa == rrs::Isa::kAmx && context < least;
+        return (few ? rrs_test::table_of(rrs::Isa::kAvx512Vnni) : table).gemm;
+      };
+      expect_one(records[1], "w4a4", ran(24).w4a4.name);
+      expect_one(records[2], "w4a8", ran(24).w4a8.name);
+      expect_one(records[3], "w4a16", table.gemm.w4a16.name);
+      expect_one(records[4], "w8a8", ran(5).w8a8.name);
     }
     ++levels;
   });

@@ -14,14 +14,15 @@ namespace {
 constexpr std::int64_t kLengths[] = {8, 16, 24, 32, 40, 56, 64, 72, 120, 128, 136, 264, 576};
 
 // Where a level puts code k of a row: layout.hpp, or for tile registers pack/amx.hpp.
-std::size_t code_place(rrs::Isa isa, int rows, std::int64_t k_padded, int row, std::int64_t k) {
+std::size_t code_place(rrs::Isa isa, int rows, int group, std::int64_t k_padded, int row,
+                       std::int64_t k) {
 #if RRS_HAS_AMX
-  if (isa == rrs::Isa::kAmx && rows >= rrs::kAmxMinRows) {
+  if (isa == rrs::Isa::kAmx && rrs::amx::amx_takes(rows, group)) {
     const std::int64_t chunk = k / 64 * 64, width = k_padded - chunk < 64 ? k_padded - chunk : 64;
     return static_cast<std::size_t>(chunk * rows + row * width + k % 64);
   }
 #endif
-  (void)isa, (void)k_padded;
+  (void)isa, (void)group, (void)k_padded;
   return static_cast<std::size_t>(k / 4 * rows * 4 + row * 4 + k % 4);
 }
 
@@ -43,12 +44,13 @@ TEST(ActivationPack, EveryElementIsAtItsPlace) {
         const std::size_t size = static_cast<std::size_t>(rows * k);
         std::vector<std::int8_t> packed(size + 16, 77);
         std::vector<float> floats(size + 16, 77.0f);
-        table.pack.codes_a8(codes.data(), stride, rows, k, packed.data());
+        const int group = k % 3 == 0 ? 32 : k % 3 == 1 ? 128 : rrs::kRowGroup;
+        table.pack.codes_a8(codes.data(), stride, rows, group, k, packed.data());
         table.pack.floats(x.data(), stride, rows, k, floats.data());
         for (int row = 0; row < rows; ++row) {
           for (std::int64_t i = 0; i < k; ++i) {
             const std::size_t from = static_cast<std::size_t>(row * stride + i);
-            ASSERT_EQ(packed[code_place(table.isa, rows, k, row, i)], codes[from]);
+            ASSERT_EQ(packed[code_place(table.isa, rows, group, k, row, i)], codes[from]);
             ASSERT_EQ(floats[static_cast<std::size_t>(i * rows + row)], x[from]);
           }
         }
@@ -80,8 +82,8 @@ TEST(ActivationPack, A4EqualsA8OnTheLevelsOfThisStage) {
           a8 = a4;
       rrs_test::Random random(7);
       for (std::int8_t& c : codes) c = static_cast<std::int8_t>(random.integer(-8, 7));
-      pack.codes_a4(codes.data(), 64, rows, 64, a4.data());
-      pack.codes_a8(codes.data(), 64, rows, 64, a8.data());
+      pack.codes_a4(codes.data(), 64, rows, 32, 64, a4.data());
+      pack.codes_a8(codes.data(), 64, rows, 32, 64, a8.data());
       EXPECT_TRUE(rrs_test::bits_equal(a4, a8));
     }
   }

@@ -199,9 +199,9 @@ inline PackedTiles pack_tiles(const GemmData& d, const rrs::PackKernels& pack, i
     if (d.is_float()) {
       pack.floats(d.x.get() + row * kp, kp, rows, kp, p.x.get() + row * kp);
     } else if (d.c.activation_bits == 4 && d.c.weight_bits == 4) {
-      pack.codes_a4(d.codes.get() + row * kp, kp, rows, kp, p.codes.get() + row * kp);
+      pack.codes_a4(d.codes.get() + row * kp, kp, rows, d.inner, kp, p.codes.get() + row * kp);
     } else {
-      pack.codes_a8(d.codes.get() + row * kp, kp, rows, kp, p.codes.get() + row * kp);
+      pack.codes_a8(d.codes.get() + row * kp, kp, rows, d.inner, kp, p.codes.get() + row * kp);
     }
     transpose_tile(d.sums.get() + row * d.groups, d.groups, rows, p.sums.get() + row * d.groups);
     transpose_tile(d.s.get() + row * d.activation_groups, d.activation_groups, rows,

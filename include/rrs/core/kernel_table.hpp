@@ -68,10 +68,10 @@ struct QuantizeKernels {
 struct PackKernels {
   // out[(k/4) * rows * 4 + row * 4 + k % 4] = codes[row * row_stride + k], k < k_padded (a multiple
   // of 8; the caller zeroed the padding). A level may transform the codes of A4 (see its gemm
-  // file).
-  void (*codes_a4)(const std::int8_t* codes, std::int64_t row_stride, int rows,
+  // file), and lay them out for the inner group that its gemm leaf will be given.
+  void (*codes_a4)(const std::int8_t* codes, std::int64_t row_stride, int rows, int inner_group,
                    std::int64_t k_padded, std::int8_t* out) noexcept;
-  void (*codes_a8)(const std::int8_t* codes, std::int64_t row_stride, int rows,
+  void (*codes_a8)(const std::int8_t* codes, std::int64_t row_stride, int rows, int inner_group,
                    std::int64_t k_padded, std::int8_t* out) noexcept;
   // out[k * rows + row] = x[row * row_stride + k], k < k_padded (here any number: scales and code
   // sums are transposed by this leaf, too, as 32-bit patterns).

@@ -1,5 +1,5 @@
 // GEMM leaves for AMX: tdpbusd, s8 activations x u8 weights, 16 x 16 outputs x 64 inputs per
-// instruction. W4A4, W4A8 and W8A8. Tiles of fewer rows than kAmxMinRows run on the VNNI leaves.
+// instruction. W4A4, W4A8 and W8A8. Tiles of few rows (pack/amx.hpp) run on the VNNI leaves.
 //
 // A tile walks K in blocks. Per block the weights of its panels are unpacked once into L1 (W8: used
 // where they are), then steps run over the block: one step is 16 rows x 2 panels x one group.
@@ -77,8 +77,12 @@ RRS_TARGET_AMX RRS_FORCE_INLINE void advance(AmxTile& t) noexcept {
   const unsigned oldest = ++t.step % kAmxJobs;
   const AmxJob& job = t.jobs[oldest];
   if (job.v == nullptr) return;
-  if (t.finish == GemmFinish::kMagic && t.rows - job.first_row == kAmxTileRows && job.panels == 2) {
-    finish_magic(t.sums[oldest], job.v, job.starts, job.s, job.out);
+  if (t.finish == GemmFinish::kMagic && job.panels == 2) {
+    if (t.rows - job.first_row == kAmxTileRows) {
+      finish_magic<true>(t.sums[oldest], job, t.rows);
+    } else {
+      finish_magic<false>(t.sums[oldest], job, t.rows);
+    }
   } else {
     finish_any(t.sums[oldest], job, t.rows, t.finish);
   }
@@ -182,7 +186,7 @@ RRS_TARGET_AMX inline void prepare_block(const GemmTileArgs& a, std::int64_t fir
 
 template <int kBits>
 RRS_TARGET_AMX inline void amx_tile(const GemmTileArgs& a) noexcept {
-  if (a.rows < kAmxMinRows) {
+  if (!amx_takes(a.rows, a.inner_group)) {
     return avx512vnni::wide_tile<kBits, avx512vnni::VnniTraits<kBits>>(a);
   }
   alignas(64) float narrow[kAmxMaxRows * kAmxOutputs];  // when there are fewer panels

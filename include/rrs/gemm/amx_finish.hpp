@@ -62,28 +62,39 @@ RRS_FUNCTIONS_BEGIN
 
 namespace amx {
 
-// kMagic, 16 rows x 2 panels: acc = fma(fma(float bits of (sum + start), v, c), s, acc), see
-// avx512_block.hpp. Out of line: inlined, GCC keeps addresses in vector registers.
+// kMagic, 2 panels, one row: acc = fma(fma(float bits of (sum + start), v, c), s, acc), see
+// avx512_block.hpp.
+RRS_TARGET_AMX RRS_FORCE_INLINE void finish_magic_row(const AmxSums& sums, int r,
+                                                      const __m512 (&vc)[4],
+                                                      const std::int32_t* starts, const float* s,
+                                                      float* out) noexcept {
+  const __m512i start_i32x16 = _mm512_set1_epi32(starts[r]);
+  const __m512 s_f32x16 = _mm512_set1_ps(s[r]);
+  const __m512i sum0_i32x16 = _mm512_add_epi32(start_i32x16, _mm512_load_si512(sums.panel[0][r]));
+  const __m512i sum1_i32x16 = _mm512_add_epi32(start_i32x16, _mm512_load_si512(sums.panel[1][r]));
+  const __m512 tmp0_f32x16 = _mm512_fmadd_ps(_mm512_castsi512_ps(sum0_i32x16), vc[0], vc[2]);
+  const __m512 tmp1_f32x16 = _mm512_fmadd_ps(_mm512_castsi512_ps(sum1_i32x16), vc[1], vc[3]);
+  float* row = out + r * kAmxOutputs;
+  _mm512_store_ps(row, _mm512_fmadd_ps(tmp0_f32x16, s_f32x16, _mm512_load_ps(row)));
+  _mm512_store_ps(row + 16, _mm512_fmadd_ps(tmp1_f32x16, s_f32x16, _mm512_load_ps(row + 16)));
+}
+
+// Out of line: inlined, GCC keeps addresses in vector registers. kAll: 16 rows, unrolled.
+template <bool kAll>
 RRS_TARGET_AMX __attribute__((noinline)) inline void finish_magic(const AmxSums& sums,
-                                                                  const float* v,
-                                                                  const std::int32_t* starts,
-                                                                  const float* s,
-                                                                  float* out) noexcept {
-  const __m512 v0_f32x16 = _mm512_load_ps(v), v1_f32x16 = _mm512_load_ps(v + 16);
-  const __m512 c0_f32x16 = _mm512_load_ps(v + 32), c1_f32x16 = _mm512_load_ps(v + 48);
-  RRS_UNROLL_FULL
-  for (int r = 0; r < kAmxTileRows; ++r) {
-    const __m512i start_i32x16 = _mm512_set1_epi32(starts[r]);
-    const __m512 s_f32x16 = _mm512_set1_ps(s[r]);
-    const __m512i sum0_i32x16 = _mm512_add_epi32(start_i32x16, _mm512_load_si512(sums.panel[0][r]));
-    const __m512i sum1_i32x16 = _mm512_add_epi32(start_i32x16, _mm512_load_si512(sums.panel[1][r]));
-    const __m512 tmp0_f32x16 =
-        _mm512_fmadd_ps(_mm512_castsi512_ps(sum0_i32x16), v0_f32x16, c0_f32x16);
-    const __m512 tmp1_f32x16 =
-        _mm512_fmadd_ps(_mm512_castsi512_ps(sum1_i32x16), v1_f32x16, c1_f32x16);
-    float* row = out + r * kAmxOutputs;
-    _mm512_store_ps(row, _mm512_fmadd_ps(tmp0_f32x16, s_f32x16, _mm512_load_ps(row)));
-    _mm512_store_ps(row + 16, _mm512_fmadd_ps(tmp1_f32x16, s_f32x16, _mm512_load_ps(row + 16)));
+                                                                  const AmxJob& job,
+                                                                  int rows) noexcept {
+  const float* v = job.v;
+  const std::int32_t* starts = job.starts;
+  const float* s = job.s;
+  float* out = job.out;
+  const __m512 vc[4] = {_mm512_load_ps(v), _mm512_load_ps(v + 16), _mm512_load_ps(v + 32),
+                        _mm512_load_ps(v + 48)};
+  if (kAll) {
+    RRS_UNROLL_FULL
+    for (int r = 0; r < kAmxTileRows; ++r) finish_magic_row(sums, r, vc, starts, s, out);
+  } else {
+    for (int r = job.first_row; r < rows; ++r) finish_magic_row(sums, r, vc, starts, s, out);
   }
 }
 

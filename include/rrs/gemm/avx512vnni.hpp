@@ -1,5 +1,5 @@
 // GEMM leaves for AVX-512 VNNI: vpdpbusd, u8 weights x s8 activations, 64 products per instruction.
-// W4A4 and W4A8 are the same code; W8A8 reads its panels without unpacking. Tiles of 8 rows and
+// W4A4 and W4A8 are the same code; W8A8 reads its panels without unpacking. Tiles of 7 rows and
 // more: avx512vnni_wide.hpp. Here: fewer rows, offsets, groups beyond 256 (W8: 128) inputs.
 //
 // Instructions (Sapphire Rapids): vpdpbusd zmm p0/p5, latency 5, 2 per cycle; vfmadd zmm p0/p5,

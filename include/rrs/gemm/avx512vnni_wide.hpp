@@ -1,8 +1,9 @@
-// VNNI tiles of 8 rows and more: 64 rows x 4 panels, no offsets; any group of up to 256 inputs, and
-// row groups, whose int32 sums stay in `out` until the end of K.
+// VNNI tiles of kWideMinRows rows and more: 64 rows x 4 panels, no offsets; any group of up to 256
+// inputs, and row groups, whose int32 sums stay in `out` until the end of K.
 //
 // Instructions: avx512vnni.hpp. Registers: 6 rows x 4 panels: 24 int32 accumulators + 4 weights + 1
-// broadcast = 29, floats in L1; the last panels of a matrix 7 x 2: 14 int32 + 14 float + 2 + 1.
+// broadcast = 29, floats in L1; groups of 256 and the last panels of a matrix 7 x 2: 14 int32 + 14
+// float + 2 + 1.
 // What bounds it (Emerald Rapids, sub-tile in L1, share of the rate of vpdpbusd alone):
 //   ports 0 and 5, group ends counted: 0.94 at groups of 128, 0.80 at 32.
 //   6x4 0.88 (clang 0.91) at 128, 0.65-0.70 at 32. Without its stores it reaches 0.95 and 0.80: a
@@ -68,7 +69,8 @@ RRS_FUNCTIONS_BEGIN
 namespace avx512vnni {
 
 inline constexpr int kWideMaxRows = kBlockRowsBound;
-inline constexpr int kWideMinRows = 8;  // not tuned
+// Time over that of the leaves of few rows: 4 rows 1.24, 5 and 6 1.0, 7 0.90 (W8 0.83).
+inline constexpr int kWideMinRows = 7;
 inline constexpr int kWidePanels = 4;
 
 // Sub-tile and block: see the head.
@@ -307,7 +309,8 @@ RRS_TARGET_AVX512VNNI inline void wide_columns(const GemmTileArgs& a, int panel)
 
 template <int kBits, bool kCarry>
 RRS_TARGET_AVX512VNNI inline void wide_panels(const GemmTileArgs& a) noexcept {
-  if (a.panels == kWidePanels) return wide_columns<WideFour, kBits, kCarry>(a, 0);
+  const bool whole_groups = kCarry || a.inner_group <= WideFour::kBlock;  // in a block
+  if (a.panels == kWidePanels && whole_groups) return wide_columns<WideFour, kBits, kCarry>(a, 0);
   int panel = 0;
   for (; panel + 2 <= a.panels; panel += 2) wide_columns<WideTwo, kBits, kCarry>(a, panel);
   if (panel < a.panels) wide_columns<WideLastPanel, kBits, kCarry>(a, panel);

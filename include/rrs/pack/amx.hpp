@@ -2,8 +2,8 @@
 //
 //   byte (k/64 * rows * 64 + row * w + k%64)   w = 64, in a last chunk of fewer inputs: as many
 // A chunk of 64 inputs x 16 rows is one tile register, its rows one cache line each and one after
-// the other (rows K bytes apart would fall into the same cache set). Tiles of fewer rows than
-// kAmxMinRows run on the VNNI kernels and keep the layout of pack/layout.hpp.
+// the other (rows K bytes apart would fall into the same cache set). Tiles of few rows (amx_takes)
+// run on the VNNI kernels and keep the layout of pack/layout.hpp.
 #pragma once
 
 #include <cstdint>
@@ -17,11 +17,13 @@
 
 RRS_TYPES_BEGIN
 
-// A tile instruction takes 8 cycles for 8 rows, but finishing a step of fewer than 16 rows goes the
-// masked way. At 8 to 15 rows the VNNI leaves take 0.64 of the time at groups of 32, 0.88 to 1.05
-// at 128; packing does not know the group.
-inline constexpr int kAmxMinRows = 16;
-inline constexpr int kAmxChunk = 64;  // inputs of one tile register row
+// Fewest rows of a tile. Time over that of the VNNI leaves (Granite Rapids, N = K = 4096): groups of
+// 64 and 128 at 4 rows 1.25, 5 0.99, 7 0.83, 11 0.80, 15 0.67; W8 in groups of 128 0.83 at 5. Groups
+// of 32 have four times the group ends of 128, which AMX cannot hide: 12 rows 1.07, 16 1.0, 17 1.2,
+// 24 1.0, 31 0.9.
+inline constexpr int kAmxMinRows = 5;
+inline constexpr int kAmxMinRowsFine = 24;  // groups of 16 and 32
+inline constexpr int kAmxChunk = 64;        // inputs of one tile register row
 
 RRS_TYPES_END
 
@@ -30,9 +32,18 @@ RRS_FUNCTIONS_BEGIN
 
 namespace amx {
 
+// True when the AMX leaf, and its layout, take a tile of so many rows.
+RRS_FORCE_INLINE bool amx_takes(int rows, int inner_group) noexcept {
+  const bool fine = inner_group != kRowGroup && inner_group <= 32;
+  return rows >= (fine ? kAmxMinRowsFine : kAmxMinRows);
+}
+
 RRS_TARGET_AMX inline void pack_codes(const std::int8_t* codes, std::int64_t row_stride, int rows,
-                                      std::int64_t k_padded, std::int8_t* out) noexcept {
-  if (rows < kAmxMinRows) return avx512::pack_codes(codes, row_stride, rows, k_padded, out);
+                                      int inner_group, std::int64_t k_padded,
+                                      std::int8_t* out) noexcept {
+  if (!amx_takes(rows, inner_group)) {
+    return avx512::pack_codes(codes, row_stride, rows, inner_group, k_padded, out);
+  }
   std::int64_t k = 0;
   for (; k + kAmxChunk <= k_padded; k += kAmxChunk) {
     for (int row = 0; row < rows; ++row) {

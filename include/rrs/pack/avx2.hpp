@@ -128,7 +128,8 @@ RRS_TARGET_AVX2 inline void transpose_tile(const char* in, std::int64_t row_byte
 }
 
 RRS_TARGET_AVX2 inline void pack_codes(const std::int8_t* codes, std::int64_t row_stride, int rows,
-                                       std::int64_t k_padded, std::int8_t* out) noexcept {
+                                       int /*inner_group*/, std::int64_t k_padded,
+                                       std::int8_t* out) noexcept {
   transpose_tile(reinterpret_cast<const char*>(codes), row_stride, rows, k_padded / 4,
                  reinterpret_cast<std::int32_t*>(out));
 }

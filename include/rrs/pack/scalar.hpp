@@ -13,7 +13,7 @@ namespace scalar {
 
 // Four consecutive codes of a row are one 32-bit unit; the tile is their transpose.
 inline void pack_codes(const std::int8_t* codes, std::int64_t row_stride, int rows,
-                       std::int64_t k_padded, std::int8_t* out) noexcept {
+                       int /*inner_group*/, std::int64_t k_padded, std::int8_t* out) noexcept {
   for (std::int64_t k = 0; k < k_padded; k += 4) {
     for (int row = 0; row < rows; ++row) {
       std::memcpy(out, codes + row * row_stride + k, 4);

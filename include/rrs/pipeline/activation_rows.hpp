@@ -263,7 +263,8 @@ inline void pack_tile(const internal::ActivationJob& job, const internal::Activa
     return;
   }
   const auto pack = uses_a4(*job.scheme) ? job.table->pack.codes_a4 : job.table->pack.codes_a8;
-  pack(reinterpret_cast<const std::int8_t*>(slot.codes), p.code_stride, rows, p.k_padded,
+  const int inner = inner_group(job.scheme->activation.group, job.scheme->weight.group);
+  pack(reinterpret_cast<const std::int8_t*>(slot.codes), p.code_stride, rows, inner, p.k_padded,
        job.at<std::int8_t>(p.codes) + first * p.k_padded);
   transpose_groups(*job.table, slot.scales, rows, p.activation_groups,
                    job.at<float>(p.scales) + first * p.activation_groups);
