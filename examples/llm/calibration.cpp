@@ -1,6 +1,7 @@
 #include "calibration.hpp"
 
 #include <algorithm>
+#include <cstdio>
 #include <stdexcept>
 #include <utility>
 
@@ -111,6 +112,13 @@ std::vector<std::size_t> calibration_starts(const std::vector<TokenId>& tokens,
                              std::to_string(tokens.front()) + ", over and over");
   }
   return starts;
+}
+
+std::string Calibration::text() const {
+  char words[64];
+  std::snprintf(words, sizeof words, "%zu tokens, %016llx", tokens,
+                static_cast<unsigned long long>(identity));
+  return words;
 }
 
 Calibration calibrate(Engine* engine, const std::vector<TokenId>& tokens,

@@ -99,6 +99,8 @@ struct Calibration {
   std::uint64_t identity = 0;                  // of model, text and settings
   std::shared_ptr<const StatisticsFile> file;  // null without Hessians
 
+  // "16384 tokens, 7dc7cbf7a28403bd": equal for equal statistics.
+  std::string text() const;
   const rrs::InputStatistics& input(std::size_t layer, std::size_t input) const {
     return layers[layer][input];
   }

@@ -445,8 +445,8 @@ std::string describe(const WeightPlan& w) {
   if (w.solver != Solver::kRtn) {
     text += w.solver == Solver::kGptq ? "; gptq" : "; gptaq";
     if (w.act_order) text += ", act-order";
-    text += ", damping " + number(w.damping);
   }
+  if (w.solver != Solver::kRtn || w.aser.on()) text += ", damping " + number(w.damping);
   if (w.zigzag) text += "; zigzag";
   if (w.alpha_search) text += "; smoothquant alpha searched per input";
   if (w.fold) text += "; divisors folded into norms";

@@ -204,6 +204,7 @@ MethodRecord make_record(const Contestant& c, Tally* tally, std::size_t context)
   MethodRecord r;
   r.method = c.method;
   r.scheme = c.scheme;
+  r.calibration = c.calibration;
   r.kv_bits = c.kv_bits;
   r.prepare_seconds = c.prepare_seconds;
   r.windows = tally->window_nll.size();
@@ -220,8 +221,9 @@ MethodRecord make_record(const Contestant& c, Tally* tally, std::size_t context)
 
 std::string config_hash(const Contestant& c, const std::vector<TokenId>& tokens,
                         std::size_t windows, std::size_t context) {
-  const std::string text = c.method + "|" + c.scheme + "|kv " + std::to_string(c.kv_bits) + "|" +
-                           std::to_string(windows) + " x " + std::to_string(context);
+  const std::string text = c.method + "|" + c.scheme + "|" + c.calibration + "|kv " +
+                           std::to_string(c.kv_bits) + "|" + std::to_string(windows) + " x " +
+                           std::to_string(context);
   const std::uint64_t words = rrs::hash_bytes(text.data(), text.size());
   char out[20];
   std::snprintf(out, sizeof out, "%016llx",

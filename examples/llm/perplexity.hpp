@@ -30,8 +30,9 @@ struct LinearCount {
 struct MethodRecord {
   std::string method;
   std::string scheme;
-  // Hash of what was measured on what: method, scheme, cache, context and the tokens of all
-  // windows. Equal for equal runs on any machine; weights are those of `model`, a
+  std::string calibration;  // Calibration::text; empty where the method needs none
+  // Hash of what was measured on what: method, scheme, calibration, cache, context and the tokens
+  // of all windows. Equal for equal runs on any machine; weights are those of `model`, a
   // model_fingerprint.
   std::string config_hash;
   std::string model;
@@ -57,6 +58,7 @@ struct MethodRecord {
 struct Contestant {
   std::string method;
   std::string scheme;
+  std::string calibration;
   int kv_bits = 16;
   double prepare_seconds = 0.0;
   std::unique_ptr<Engine> engine;

@@ -64,6 +64,7 @@ std::string records_json(const std::vector<MethodRecord>& records) {
                      {"context", r.context},
                      {"kv_bits", r.kv_bits},
                      {"scheme", r.scheme},
+                     {"calibration", r.calibration},
                      {"config_hash", r.config_hash},
                      {"model", r.model},
                      {"simulated", r.simulated},

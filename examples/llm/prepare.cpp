@@ -50,11 +50,15 @@ std::string channels_text(const InputChannels& c) {
              rrs::hash_bytes(c.permutation.data(), c.permutation.size() * sizeof(std::int32_t)));
 }
 
+// All that a weight depends on. The calibration (which stands behind a prefix or not) where its
+// statistics enter the weight itself; those of its input's channels are in `channels`.
 std::string store_key(const std::string& name, const LinearPlan& plan,
-                      const InputChannels& channels) {
-  const bool native = plan.kind == LinearKind::kNative;
-  return name + "|" + (native ? "native" : describe_weight(plan.scheme) + describe(plan.weight)) +
-         "|" + channels_text(channels);
+                      const InputChannels& channels, const Calibration* calibration) {
+  if (plan.kind == LinearKind::kNative) return name + "|native";
+  const bool calibrated = plan.weight.solver != Solver::kRtn || plan.weight.aser.on();
+  return name + "|" + describe_weight(plan.scheme) + describe(plan.weight) + "|" +
+         channels_text(channels) +
+         (calibrated ? "|" + std::to_string(calibration->identity) : std::string());
 }
 
 // The simulated preset has no packed form of its own: its weight is that of the same scheme, per
@@ -390,7 +394,7 @@ std::unique_ptr<Linear> LinearMaker::make(std::size_t layer, std::size_t linear)
   }
   const bool native = plan.kind == LinearKind::kNative;
   const InputChannels in = native ? InputChannels{} : running_channels(layer, linear, plan);
-  const std::string key = store_key(name, plan, in);
+  const std::string key = store_key(name, plan, in, options_.calibration);
   // Not GPTAQ's: they depend on all linears before them, which the key does not name.
   WeightStore* store = plan.weight.solver == Solver::kGptaq ? nullptr : options_.store;
   std::shared_ptr<const rrs::PreparedWeight> weight;

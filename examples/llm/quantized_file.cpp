@@ -310,6 +310,7 @@ void write_quantized(const ModelSource& model, const Method& method, const Prepa
   if (method.qfep != (options.prefix != nullptr)) {
     throw std::runtime_error("method " + method.name + ": +qfep and a prefix go together");
   }
+  if (options.calibration != nullptr) metadata["calibration"] = options.calibration->text();
   if (options.prefix != nullptr) metadata["prefix"] = prefix_hash(*options.prefix);
   SafetensorsWriter writer(out, file_layout(model, method, options.prefix.get()), metadata);
   if (options.prefix != nullptr) write_prefix(*options.prefix, &writer);
@@ -360,6 +361,7 @@ QuantizedFile open_quantized(const std::string& path, const ModelSource& model) 
   }
   q.method.name = metadata_of(*file, "method_name");
   q.description = metadata_of(*file, "description");
+  if (q.method.needs_calibration()) q.calibration = metadata_of(*file, "calibration");
   if (q.method.qfep) q.prefix = read_prefix(*file, model.config());
   for (std::size_t layer = 0; layer < model.config().layers; ++layer) {
     std::array<std::unique_ptr<Linear>, kLinearsPerLayer> linears;

@@ -44,6 +44,7 @@ rrs::WeightLayout stored_layout(const ModelSource& model, const std::string& nam
 struct QuantizedFile {
   Method method;
   std::string description;
+  std::string calibration;               // Calibration::text; empty where the method needs none
   LinearStack linears;                   // keep the mapping alive
   std::shared_ptr<const Prefix> prefix;  // of methods with +qfep
 };

@@ -189,6 +189,7 @@ Contestant Session::prepare(const Method& asked, int kv_bits) {
   Contestant c;
   c.method = method.name;
   c.scheme = describe(method) + "; " + describe(kv) + prefix_text(options.prefix);
+  if (options.calibration != nullptr) c.calibration = options.calibration->text();
   c.kv_bits = kv.bits;
   const bool is_fp = method.kind == LinearKind::kFloat;
   LinearStack linears = std::move(resolved.linears);
@@ -206,6 +207,7 @@ Contestant Session::open(const std::string& weights) {
   Contestant c;
   c.method = file.method.name;
   c.scheme = file.description + "; " + describe(kv) + prefix_text(file.prefix);
+  c.calibration = file.calibration;
   c.kv_bits = kv.bits;
   c.engine = make_engine(std::move(file.linears), kv, file.prefix);
   c.prepare_seconds = seconds_since(start);

@@ -46,10 +46,17 @@ std::size_t token_count(const std::vector<std::vector<TokenId>>& windows) {
   return count;
 }
 
-// Windows that fit behind the prefix.
+// Windows that fit behind the prefix; a bad text is refused as any calibration's. `brief`: windows
+// may be shorter than asked for, as the text is not the user's.
 std::vector<std::vector<TokenId>> windows_of(const std::vector<TokenId>& tokens,
-                                             const SpikeOptions& options, std::size_t room) {
-  return calibration_windows(tokens, options.windows, (std::min)(options.length, room));
+                                             const SpikeOptions& options, std::size_t room,
+                                             bool brief) {
+  CalibrationOptions check;
+  check.windows = options.windows;
+  check.context = (std::min)(options.length, room);
+  if (brief) check.context = (std::min)(check.context, tokens.size());
+  calibration_starts(tokens, check);
+  return calibration_windows(tokens, options.windows, check.context);
 }
 
 }  // namespace
@@ -59,7 +66,8 @@ const SpikeMeasurement& Session::spikes(const std::shared_ptr<const Prefix>& pre
   if (const auto at = spikes_.find(key); at != spikes_.end()) return at->second;
   const std::size_t room = model_->config().context - key.size();
   const std::unique_ptr<Engine> engine = float_engine(prefix);
-  const auto windows = windows_of(calibration_tokens(), options_.spikes, room);
+  const auto windows =
+      windows_of(calibration_tokens(), options_.spikes, room, !spare_tokens_.empty());
   SpikeMeasurement m;
   {
     EngineProgress progress("spike scores", options_.spike_log,
@@ -84,11 +92,11 @@ std::shared_ptr<const Prefix> Session::prefix(const Method& method) {
       EngineProgress progress("prefix search", options_.spike_log, kProbeTokens * layers,
                               ProgressEnd::kAtMost);
       progress.show(engine.get());
-      found_prefix_ =
-          find_prefix(engine.get(),
-                      windows_of(calibration_tokens(), options_.spikes, model_->config().context),
-                      measured, options_.spike_log)
-              .tokens;
+      found_prefix_ = find_prefix(engine.get(),
+                                  windows_of(calibration_tokens(), options_.spikes,
+                                             model_->config().context, !spare_tokens_.empty()),
+                                  measured, options_.spike_log)
+                          .tokens;
     }
     tokens = *found_prefix_;
   }
@@ -127,7 +135,7 @@ Session::Resolved Session::resolve_linears(const Method& method) {
   search.exempt = &exempt;
   SpikeOptions few = options_.spikes;
   few.windows = options_.spikes.search_windows;
-  const auto windows = windows_of(calibration_tokens(), few, room);
+  const auto windows = windows_of(calibration_tokens(), few, room, !spare_tokens_.empty());
   // All exempt, none, and one more for each score.
   const std::size_t passes = 2 + search.scores.size();
   EngineProgress progress("exempt modules", options_.spike_log,

@@ -38,7 +38,7 @@ TEST(BadCalibration, TextsAreNamedByEveryCommand) {
                     same = b.c.folder.write("same.txt", std::string(5000, 'z'));
   int cases = 0;
   for (const char* method : {"rrs-gptq", "rrs-gptaq", "rrs-zigzag", "rrs+aser@rank=8",
-                             "smoothquant-w8a8@alpha=search@fold=1"}) {
+                             "smoothquant-w8a8@alpha=search@fold=1", "rrs+qfem", "rrs+qfep"}) {
     const auto error = [&](const std::string& text) {
       return b.error_of({"quantize", "--method", method, "--calibration", text, "--out", b.out});
     };
@@ -54,7 +54,7 @@ TEST(BadCalibration, TextsAreNamedByEveryCommand) {
   expect_in(plan_error(empty), {"calibration", "do not fill one window"});
   expect_in(plan_error(brief), {"calibration", "do not fill one window"});
   expect_in(plan_error(same), {"one token", "over and over"});
-  EXPECT_EQ(cases, 15);
+  EXPECT_EQ(cases, 21);
 }
 
 TEST(BadCalibration, RanksAboveTheLayersAndRecipesForOthersWriteNothing) {

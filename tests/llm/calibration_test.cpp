@@ -232,6 +232,41 @@ TEST(Gptaq, RunsThroughTheSessionForAnyNumberOfThreads) {
   EXPECT_NE(logits[0], logits[2]);
 }
 
+// Methods of one run share weights, but only those that are the same: statistics behind a prefix,
+// or another damping, make others.
+TEST(Calibration, AMethodInAListIsTheMethodAlone) {
+  const Calibrated c;
+  const char* names[] = {"rrs-gptq",
+                         "rrs-gptq+qfep@qfep-tokens=4:9:20",
+                         "rrs-gptq@damping=0.9",
+                         "rrs+aser@rank=8@outliers=0",
+                         "rrs+aser+qfep@rank=8@outliers=0@qfep-tokens=4:9:20",
+                         "rrs+aser@rank=8@outliers=0@damping=0.9",
+                         "smoothquant-w8a8@alpha=search",
+                         "smoothquant-w8a8+qfep@alpha=search@qfep-tokens=4:9:20"};
+  const auto opened = [&] {
+    SessionOptions o;
+    o.model = c.path;
+    o.calibration_windows = 3;
+    auto session = std::make_unique<Session>(o);
+    session->set_calibration_tokens(c.tokens);
+    return session;
+  };
+  const auto hidden_of = [&](Session* session, const char* name) {
+    Contestant contestant = session->prepare(make_method(name, {}));
+    Sequence sequence = contestant.engine->start();
+    const float* h = contestant.engine->forward(c.tokens, &sequence);
+    return std::vector<float>(h, h + c.tokens.size() * c.model.config.hidden);
+  };
+  const auto list = opened();
+  std::vector<std::vector<float>> all;
+  for (const char* name : names) {
+    all.push_back(hidden_of(list.get(), name));
+    EXPECT_EQ(all.back(), hidden_of(opened().get(), name)) << name;
+  }
+  for (std::size_t i = 1; i < all.size(); ++i) EXPECT_NE(all[i], all[i - 1]) << names[i];
+}
+
 TEST(Calibration, FinishedLinearsAreTakenFromTheirFile) {
   const QuantizeProgram p;
   const auto model = open_model(p.c.path);

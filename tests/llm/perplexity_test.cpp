@@ -282,6 +282,21 @@ TEST(Perplexity, ConfigHashTellsRunsApart) {
   other = tokens;
   other[20] = (other[20] + 1) % 7;  // beyond the windows
   EXPECT_EQ(hash("rrs", other, 1, 20), first);
+  // Weights of another calibration are other weights.
+  const auto calibrated = [&](std::uint32_t text) {
+    SessionOptions o;
+    o.model = contest.folder.file("tiny.gguf");
+    Session session(o);
+    session.set_calibration_tokens(random_tokens(contest.model, 95, text));
+    std::vector<Contestant> all;
+    for (const char* name : {"fp", "rrs-gptq"})
+      all.push_back(session.prepare(make_method(name, {})));
+    return measure_perplexity(all, tokens, 1, 20, session.pool(), nullptr).at(1);
+  };
+  const MethodRecord one = calibrated(5), two = calibrated(6);
+  EXPECT_NE(one.config_hash, two.config_hash);
+  EXPECT_NE(one.calibration, two.calibration);
+  EXPECT_EQ(calibrated(5).config_hash, one.config_hash);
 }
 
 TEST(Progress, SaysRateAndTimeLeft) {
