@@ -36,7 +36,9 @@ void define_doctor(CLI::App* app, Options* o) {
   const auto doctor = std::make_shared<DoctorOptions>();
   add_session_options(app, o);
   app->add_option("--text", o->text, "a text file")->required();
-  app->add_option("--windows", doctor->windows, "how many windows; 0: all")->capture_default_str();
+  app->add_option("--windows", doctor->windows, "how many windows; 0: all")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   app->add_option("--context", doctor->context, "tokens of a window")->capture_default_str();
   app->add_option("--out", o->out, "the page (HTML) to write")->required();
   app->add_option("--recipe-out", o->recipe, "also write the recommended recipe (JSON)");

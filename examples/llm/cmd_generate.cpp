@@ -63,7 +63,9 @@ void define_generate(CLI::App* app, Options* o) {
   add_recipe_option(app, o);
   exclude_method_options(app, app->add_option("--weights", o->weights,
                                               "a file that quantize wrote: it has its method"));
-  app->add_option("-n,--n", o->generate.tokens, "tokens at most")->capture_default_str();
+  app->add_option("-n,--n", o->generate.tokens, "tokens at most")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   const auto* temperature =
       app->add_option("--temperature", o->generate.temperature,
                       "0: greedy, as without it; with --seed or --top-p alone it is 1");

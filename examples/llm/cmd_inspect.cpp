@@ -38,6 +38,7 @@ void define_inspect(CLI::App* app, Options* o) {
   add_method_options(app, o, false);
   app->add_option("--text", o->text, "also run the float model over it and show outliers");
   app->add_option("--windows", o->sample_windows, "how many windows; 0: all")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app->add_option("--context", o->sample_context, "tokens of a window")->capture_default_str();
   app->add_option("--modules", o->modules, "modules to show; 0: all")->capture_default_str();

@@ -70,7 +70,8 @@ void define_perplexity(CLI::App* app, Options* o) {
   add_method_options(app, o, true);
   add_recipe_option(app, o);
   app->add_option("--weights", o->weights, "a file that quantize wrote; one more row");
-  app->add_option("--windows", o->windows, "how many windows; 0: all");
+  app->add_option("--windows", o->windows, "how many windows; 0: all")
+      ->check(CLI::NonNegativeNumber);
   app->add_option("--context", o->context, "tokens of a window")->capture_default_str();
   add_kv_option(app, o);
   app->add_option("--json", o->json, "also write the records to this file");

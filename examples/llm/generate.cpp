@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <numeric>
 #include <stdexcept>
 
 namespace rrs_llm {
@@ -30,9 +29,9 @@ double seconds(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-double outside_share(const EngineTimes& times) {
-  const double all = times.total + times.head;
-  return all > 0.0 ? 1.0 - times.linears / all : 0.0;
+// Of all that passed: attention, norms, head, the choice of a token.
+double outside_share(const EngineTimes& times, double elapsed) {
+  return elapsed > 0.0 ? 1.0 - times.linears / elapsed : 0.0;
 }
 
 void check_options(const std::vector<TokenId>& prompt, const GenerateOptions& o) {
@@ -51,26 +50,32 @@ TokenId choose_token(const float* logits, std::size_t vocab, const GenerateOptio
                      double random) {
   const auto best = std::max_element(logits, logits + vocab);
   if (!(options.temperature > 0.0)) return static_cast<TokenId>(best - logits);
-  std::vector<TokenId> order(vocab);
-  std::iota(order.begin(), order.end(), 0);
+  std::vector<double> p(vocab);
+  double all = 0.0;
+  for (std::size_t i = 0; i < vocab; ++i) {
+    p[i] = std::exp((static_cast<double>(logits[i]) - static_cast<double>(*best)) /
+                    options.temperature);
+    all += p[i];
+  }
+  // Tokens below this are less than 1 - top_p together, so none is among those kept; sorting all of
+  // a vocabulary takes longer than a token's forward pass.
+  const double least = (1.0 - options.top_p) * all / static_cast<double>(vocab);
+  std::vector<TokenId> order;
+  for (std::size_t i = 0; i < vocab; ++i) {
+    if (p[i] >= least) order.push_back(static_cast<TokenId>(i));
+  }
   // By logit, ties by id: the order does not depend on the sorting algorithm.
   std::sort(order.begin(), order.end(), [logits](TokenId a, TokenId b) {
     return logits[a] != logits[b] ? logits[a] > logits[b] : a < b;
   });
-  std::vector<double> p(vocab);
-  double all = 0.0;
-  for (std::size_t i = 0; i < vocab; ++i) {
-    p[i] = std::exp((static_cast<double>(logits[order[i]]) - static_cast<double>(*best)) /
-                    options.temperature);
-    all += p[i];
-  }
+  const auto weight = [&](std::size_t i) { return p[static_cast<std::size_t>(order[i])]; };
   std::size_t kept = 0;
   double mass = 0.0;
-  while (kept < vocab && mass < options.top_p * all) mass += p[kept++];
+  while (kept < order.size() && mass < options.top_p * all) mass += weight(kept++);
   double left = random * mass;
   for (std::size_t i = 0; i + 1 < kept; ++i) {
-    if (left < p[i]) return order[i];
-    left -= p[i];
+    if (left < weight(i)) return order[i];
+    left -= weight(i);
   }
   return order[kept == 0 ? 0 : kept - 1];
 }
@@ -80,7 +85,8 @@ GenerateResult generate(Engine* engine, const std::vector<TokenId>& prompt,
                         const std::function<void(TokenId)>& on_token) {
   check_options(prompt, options);
   const ModelConfig& c = engine->config();
-  const std::size_t vocab = c.vocab;
+  // Models pad their vocabulary: rows beyond the tokenizer's tokens have no text.
+  const std::size_t vocab = (std::min)(c.vocab, engine->parts().source.tokenizer().size());
   std::vector<float> logits(static_cast<std::size_t>(engine->logits_stride()));
   Random random(options.seed);
   GenerateResult result;
@@ -90,7 +96,7 @@ GenerateResult generate(Engine* engine, const std::vector<TokenId>& prompt,
   const float* hidden = engine->forward(prompt, &sequence);
   engine->logits(hidden + (prompt.size() - 1) * c.hidden, 1, logits.data());
   result.prefill_seconds = seconds(start);
-  result.prefill_outside = outside_share(engine->times());
+  result.prefill_outside = outside_share(engine->times(), result.prefill_seconds);
   engine->reset_times();
   const Clock::time_point decode = Clock::now();
   while (result.tokens.size() < options.tokens) {
@@ -108,7 +114,7 @@ GenerateResult generate(Engine* engine, const std::vector<TokenId>& prompt,
     ++result.decoded;
   }
   result.decode_seconds = seconds(decode);
-  result.decode_outside = outside_share(engine->times());
+  result.decode_outside = outside_share(engine->times(), result.decode_seconds);
   result.kv_bytes = sequence.kv_bytes();
   return result;
 }

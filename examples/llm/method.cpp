@@ -346,6 +346,36 @@ std::vector<Setting> parse_override(const std::string& text) {
   return parse_settings(text.substr(0, equals), text.substr(equals + 1), ',');
 }
 
+namespace {
+
+// The simulation is one fixed formula for the activations; only its weight can be another.
+void check_simulated(const std::string& where, const rrs::Scheme& preset, const LinearPlan& p) {
+  const bool rotated = p.scheme.rotation.kind != preset.rotation.kind;
+  if (!rotated && !p.weight.zigzag &&
+      activation_text(p.scheme.activation) == activation_text(preset.activation)) {
+    return;
+  }
+  throw std::runtime_error("method " + where +
+                           ": simulated, so its activations, rotation and order of channels are "
+                           "fixed (rs_g32 runs in integers and takes all settings)");
+}
+
+}  // namespace
+
+void check_patterns(const Method& method, std::size_t layers) {
+  for (const Setting& s : method.settings) {
+    bool found = s.pattern.empty();
+    for (std::size_t l = 0; l < layers * kLinearsPerLayer && !found; ++l) {
+      found = matches(s.pattern, linear_name(l / kLinearsPerLayer, l % kLinearsPerLayer));
+    }
+    if (!found) {
+      throw std::runtime_error("override " + rrs_examples::quoted_name(s.pattern) +
+                               ": names no linear of the model (blk.0.attn_q to " +
+                               linear_name(layers - 1, kLinearsPerLayer - 1) + ")");
+    }
+  }
+}
+
 LinearPlan Method::plan(std::size_t layer, std::size_t linear) const {
   LinearPlan p{kind, scheme, weight};
   if (token_qkv && linear <= kV) {
@@ -357,6 +387,7 @@ LinearPlan Method::plan(std::size_t layer, std::size_t linear) const {
     p.scheme.activation.floor = 0.0f;
   }
   const std::string linear_is = linear_name(layer, linear);
+  const rrs::Scheme preset_scheme = p.scheme;
   for (const Setting& s : settings) {
     if (is_method_setting(s.key) || !matches(s.pattern, linear_is)) continue;
     if (s.key == "fp") {
@@ -365,6 +396,8 @@ LinearPlan Method::plan(std::size_t layer, std::size_t linear) const {
       apply_setting(s, &p);
     }
   }
+  if (p.kind == LinearKind::kSimulatedRs)
+    check_simulated(name + ", " + linear_is, preset_scheme, p);
   if (p.kind == LinearKind::kRrs || p.kind == LinearKind::kNative) {
     if (const rrs::Status status = rrs::validate(p.scheme); !status) {
       throw std::runtime_error("method " + name + ", " + linear_is + ": " + status.message());

@@ -141,6 +141,9 @@ std::vector<std::string> method_names();
 // "rotation block 32; activations 4 bits, window one, group 32, full, clip 1; weights 4 bits, ..."
 std::string describe(const rrs::Scheme& scheme);
 std::string describe(const Method& method);
+
+// Throws when a setting of an override names no linear: a spelling mistake, or a larger model's.
+void check_patterns(const Method& method, std::size_t layers);
 // "KV cache 4 bits, group 32, asymmetric, clip 1, K and V rotated".
 std::string describe(const rrs::KvScheme& scheme);
 // The part of a scheme that decides the packed weight.

@@ -279,6 +279,9 @@ std::string model_fingerprint(const ModelSource& model) {
   const double numbers[] = {c.rope_base, c.rms_epsilon,
                             c.rope_order == RopeOrder::kInterleaved ? 1.0 : 0.0};
   h = rrs::hash_bytes(numbers, sizeof numbers, h);
+  const std::size_t sizes[] = {c.heads, c.kv_heads, c.head_size, c.context};
+  h = rrs::hash_bytes(sizes, sizeof sizes, h);
+  h = rrs::hash_bytes(c.rope_divisors.data(), c.rope_divisors.size() * sizeof(float), h);
   for (const ExpectedTensor& t : expected_tensors(c)) {
     const TensorInfo info = *model.info(t.name);
     h = hash_text(t.name + "|" + info.type + "|" + std::to_string(info.rows) + "x" +
@@ -299,6 +302,7 @@ void write_quantized(const ModelSource& model, const Method& method, const Prepa
                      const ThreadPool& pool, const std::string& out) {
   check_packable(method);
   check_recipe_model(method, model);
+  check_patterns(method, model.config().layers);
   std::map<std::string, std::string> metadata{{"format", kQuantizedFormat},
                                               {"version", kQuantizedVersion},
                                               {"method", method.text},

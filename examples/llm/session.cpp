@@ -177,6 +177,7 @@ PrepareOptions Session::prepare_options(const Method& method) {
 
 Contestant Session::prepare(const Method& asked, int kv_bits) {
   check_recipe_model(asked, *model_);
+  check_patterns(asked, model_->config().layers);
   Resolved resolved = resolve_linears(asked);
   const Method& method = resolved.method;
   PrepareOptions options = prepare_options(method);

@@ -1,7 +1,12 @@
 // Generation: choice of tokens, repeatability, end tokens, the context's limit; and the program.
 
+#include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <filesystem>
+#include <numeric>
+#include <set>
+#include <vector>
 
 #include "../../examples/llm/generate.hpp"
 #include "../../examples/llm/inspect.hpp"
@@ -33,6 +38,43 @@ TEST(Choose, SamplingFollowsTheProbabilities) {
   EXPECT_EQ(choose_token(logits, 4, o, 0.999), 1);
   o.temperature = 1e-3;
   EXPECT_EQ(choose_token(logits, 4, o, 0.999), 0);
+}
+
+// The choice by sorting everything, of which choose_token sorts a part.
+TokenId choose_from_all(const std::vector<float>& logits, const GenerateOptions& o, double random) {
+  std::vector<TokenId> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto logit = [&](TokenId t) {
+    return static_cast<double>(logits[static_cast<std::size_t>(t)]);
+  };
+  std::stable_sort(order.begin(), order.end(),
+                   [&](TokenId a, TokenId b) { return logit(a) > logit(b); });
+  std::vector<double> p;
+  for (const TokenId t : order) p.push_back(std::exp((logit(t) - logit(order[0])) / o.temperature));
+  const double all = std::accumulate(p.begin(), p.end(), 0.0);
+  std::size_t kept = 0;
+  double mass = 0.0;
+  while (kept < p.size() && mass < o.top_p * all) mass += p[kept++];
+  double left = random * mass;
+  std::size_t i = 0;
+  for (; i + 1 < kept && left >= p[i]; ++i) left -= p[i];
+  return order[i];
+}
+
+TEST(Choose, AgreesWithSortingTheWholeVocabulary) {
+  Random random(11);
+  std::set<TokenId> chosen;
+  for (int turn = 0; turn < 300; ++turn) {
+    std::vector<float> logits(2000);
+    for (float& x : logits) x = 4.0f * random.real();
+    GenerateOptions o;
+    o.temperature = turn % 3 == 0 ? 3.0 : 0.7;
+    o.top_p = turn % 5 == 0 ? 1.0 : turn % 5 == 1 ? 0.5 : 0.95;
+    const double at = (random.real() + 1.0) / 2.0;
+    chosen.insert(choose_token(logits.data(), logits.size(), o, at));
+    EXPECT_EQ(choose_token(logits.data(), logits.size(), o, at), choose_from_all(logits, o, at));
+  }
+  EXPECT_GE(chosen.size(), 100u);
 }
 
 TEST(Generate, SeedsRepeatAndDecodingEqualsPrefill) {

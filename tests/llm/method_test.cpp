@@ -27,6 +27,27 @@ TEST(Method, EveryNameWithUnderscoresAndDashes) {
   expect_in(refusal([] { make_method("fp@a8", {}); }), {"fp", "no settings"});
 }
 
+TEST(Method, ASimulationRefusesWhatItDoesNotCompute) {
+  for (const char* text :
+       {"rs@rotation=full", "rs-zigzag@rotation=block:32", "rs@activation-bits=8", "rs@clip=0.5",
+        "rs@range=full", "rs@activation-group=32"}) {
+    const Method method = make_method(text, {});
+    expect_in(refusal([&] { method.plan(0, kO); }), {"rs", "blk.0.attn_output", "simulated"});
+  }
+  EXPECT_NO_THROW(make_method("rs-gptq@weight-bits=8", {}).plan(0, kO));
+  EXPECT_NO_THROW(make_method("rs", parse_override("attn_q=a8")).plan(0, kQ));
+}
+
+TEST(Method, AnOverrideThatNamesNoLinearIsRefused) {
+  for (const char* text : {"fnn_down=a8", "blk.2.ffn_down=a8", "blk.?.ffn=fp"}) {
+    expect_in(refusal([&] { check_patterns(make_method("rrs", parse_override(text)), 2); }),
+              {"override", "names no linear", "blk.1.ffn_down"});
+  }
+  for (const char* text : {"ffn_down=a8", "blk.1=fp", "blk.?.attn_*=a8"}) {
+    EXPECT_NO_THROW(check_patterns(make_method("rrs", parse_override(text)), 2)) << text;
+  }
+}
+
 TEST(Method, SuffixesReachTheirFields) {
   struct Case {
     const char* text;

@@ -9,6 +9,7 @@
 #include "../../examples/llm/commands.hpp"
 #include "../../examples/llm/quantized_file.hpp"
 #include "../../examples/support/safetensors.hpp"
+#include "support/sanitizer.hpp"
 #include "engine_support.hpp"
 
 namespace {
@@ -319,9 +320,7 @@ int quantize_quietly(const TempFolder& folder, const std::vector<std::string>& o
 }
 
 TEST(Quantize, PeakMemoryIsBoundedByTheLargestTensor) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "a sanitizer's own memory is much of the process";
-#endif
+  if (rrs_test::kSanitized) GTEST_SKIP() << "a sanitizer's own memory is much of the process";
   const ModelConfig c = wide_config(tiny_model(Architecture::kLlama, true));
   std::size_t largest = 0, all = 0;
   for (const ExpectedTensor& e : expected_tensors(c)) {

@@ -20,17 +20,15 @@
 #include "rrs/pipeline/weight.hpp"
 #include "rrs/reference/linear.hpp"
 #include "smollm2.hpp"
+#include "support/sanitizer.hpp"
 
 namespace {
 
 using namespace rrs_llm;
 using namespace rrs_llm_test;
 
-#if defined(__SANITIZE_ADDRESS__)
-constexpr std::size_t kLayerStep = 15;  // the sanitizer is some 10 times slower
-#else
-constexpr std::size_t kLayerStep = 1;
-#endif
+// A sanitizer is some 10 times slower.
+constexpr std::size_t kLayerStep = rrs_test::kSanitized ? 15 : 1;
 constexpr std::int64_t kTokens = 16;
 constexpr std::int64_t kOutputStep = 97;  // every 97th output of each linear is compared
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "rrs/rotate/rotate.hpp"
+#include "support/sanitizer.hpp"
 
 namespace {
 
@@ -39,11 +40,7 @@ double largest_difference(std::size_t n, const A& a, const B& b) {
 // Every order; under the address sanitizer, which looks for other things and takes 20 times as
 // long, and where RRS_TEST_QUICK is set, every ninth.
 std::size_t order_step() {
-#if defined(__SANITIZE_ADDRESS__)
-  return 9;
-#else
-  return std::getenv("RRS_TEST_QUICK") != nullptr ? 9 : 1;
-#endif
+  return rrs_test::kSanitized || std::getenv("RRS_TEST_QUICK") != nullptr ? 9 : 1;
 }
 
 TEST(Orthogonal, EveryOrderUpTo512InFull) {
