@@ -178,7 +178,8 @@ def spread_text(args, method):
     found = [r["perplexity"] for r in (load(args, t) for t in seed_tasks(args, method)) if r]
     if not found:
         return "?"
-    return f"{min(found):.2f} to {max(found):.2f} ({len(found)})"
+    mean = sum(found) / len(found)
+    return f"{min(found):.2f} to {max(found):.2f}, mean {mean:.2f} ({len(found)})"
 
 
 def linears_text(record):

@@ -28,6 +28,9 @@ void run_doctor(const Options& o, DoctorOptions doctor) {
   if (!o.recipe.empty()) write_file(o.recipe, recipe_text(report.recipe));
   write_file(o.out, doctor_page(report, o.recipe));
   print(o.out + ": " + std::to_string(report.modules.size()) + " modules\n");
+  if (!recipe_helps(report)) {
+    print("on this text the recipe is not better than uniform rrs: it is not recommended\n");
+  }
 }
 
 }  // namespace

@@ -16,7 +16,9 @@ void run_plan(const Options& o, PlanOptions plan) {
   const std::size_t at = base.find('@');
   plan.method = base.substr(0, at);
   if (at != std::string::npos) plan.settings = parse_settings("", base.substr(at + 1), '@');
-  for (const Setting& s : all_settings(o)) plan.settings.push_back(s);
+  std::vector<Setting> ranks;  // of the exceptions: their branches take rank-bits and damping
+  for (const std::string& rank : plan.ranks) ranks.push_back({"", "rank", rank});
+  for (const Setting& s : all_settings(o, ranks)) plan.settings.push_back(s);
   make_method(plan.method, plan.settings);  // refuse early
   Session session(o.session);
   const std::vector<TokenId> tokens = session.calibration_tokens();

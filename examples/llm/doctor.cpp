@@ -197,11 +197,14 @@ class Examination {
     }
     contestants_.clear();
     whole.push_back(session_.prepare(recipe_method(r_.recipe, "", {}), 16));
-    whole.back().method = "the recipe below";
+    whole.back().method = "the recipe";
     r_.records = measure_perplexity(whole, tokens_, r_.windows, r_.context, session_.pool(),
                                     [&](const std::string& what, double done, double all) {
                                       if (progress_) progress_("whole model, " + what, done, all);
                                     });
+    if (!recipe_helps(r_)) {
+      r_.recipe.verdict += "; on the text measured it is not better than uniform rrs";
+    }
   }
 
   Session& session_;

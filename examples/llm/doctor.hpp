@@ -99,6 +99,14 @@ DoctorReport examine(Session* session, const std::vector<TokenId>& tokens,
 
 // Fills action and reason of every module, and the recipe's settings and log.
 void advise(DoctorReport* report);
+// Of the whole model on the text measured: a recipe must lower the KL divergence of uniform `rrs`,
+// and not raise its perplexity.
+bool recipe_helps(const DoctorReport& report);
+// Part of the weights in the squared error that rotation leaves, over all modules. Above half,
+// better weights help more than activation bits.
+double weights_share(const DoctorReport& report);
+// The record of a method; fp's where there is none.
+const MethodRecord& record_of(const DoctorReport& report, const std::string& method);
 
 // For tests: cells of x [rows][cols].
 Surface make_surface(const float* x, std::int64_t rows, std::int64_t cols);

@@ -101,4 +101,27 @@ void advise(DoctorReport* report) {
       "by rule, from each module's own error: `plan` measures what a module does to the model";
 }
 
+const MethodRecord& record_of(const DoctorReport& report, const std::string& method) {
+  for (const MethodRecord& r : report.records) {
+    if (r.method == method) return r;
+  }
+  return report.records.front();
+}
+
+bool recipe_helps(const DoctorReport& report) {
+  const MethodRecord &uniform = record_of(report, "rrs"), &recipe = report.records.back();
+  // NaN does not help.
+  return recipe.kld_mean < uniform.kld_mean && recipe.perplexity <= uniform.perplexity;
+}
+
+double weights_share(const DoctorReport& report) {
+  double activations = 0.0, all = 0.0;
+  for (const ModuleReport& m : report.modules) {
+    const double four = m.errors[kRotated].noise / m.errors[kRotated].signal;
+    all += four;
+    activations += four * m.activation_share;
+  }
+  return all > 0.0 ? 1.0 - activations / all : 0.0;
+}
+
 }  // namespace rrs_llm

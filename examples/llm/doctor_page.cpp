@@ -135,14 +135,6 @@ class Page {
   }
 
  private:
-  // fp is first, plain second, the recipe last.
-  const MethodRecord& record(const char* method) const {
-    for (const MethodRecord& r : r_.records) {
-      if (r.method == method) return r;
-    }
-    return r_.records.front();
-  }
-
   std::size_t count(Action a) const {
     return static_cast<std::size_t>(
         std::count_if(r_.modules.begin(), r_.modules.end(),
@@ -150,8 +142,9 @@ class Page {
   }
 
   void verdict() {
-    const MethodRecord &fp = r_.records.front(), &plain = record("rtn"), &rrs = record("rrs"),
-                       &recipe = r_.records.back();
+    // fp is first, the recipe last.
+    const MethodRecord &fp = r_.records.front(), &plain = record_of(r_, "rtn"),
+                       &rrs = record_of(r_, "rrs"), &recipe = r_.records.back();
     const ModuleReport& worst = *by_score_.front();
     out_ += "<div class=\"verdict\">\n<p><b>Plain 4-bit quantization " +
             std::string(plain.ratio > 2.0   ? "destroys"
@@ -161,7 +154,7 @@ class Page {
             number(plain.perplexity) +
             " (lower is better; a good 4-bit model stays within some "
             "percent). With rotation and a step size per 32 channels it is " +
-            number(rrs.perplexity) + ", with the recipe below " + number(recipe.perplexity) +
+            number(rrs.perplexity) + ", with the recipe " + number(recipe.perplexity) +
             " (KL divergence " + format("%.3f to %.3f", rrs.kld_mean, recipe.kld_mean) + ").</p>\n";
     if (score(worst) >= 20.0) {
       out_ +=
@@ -176,12 +169,7 @@ class Page {
               " times as large as a typical one here; what hurts is the spread between "
               "channels and the coarse weights.</p>\n";
     }
-    const std::size_t eight = count(Action::kEightBits), sixteen = count(Action::kSixteenBits);
-    out_ += "<p><b>What to do:</b> rotate all modules; give " + std::to_string(eight) + " of " +
-            std::to_string(r_.modules.size()) + " modules 8-bit activations" +
-            (sixteen > 0 ? " and leave " + std::to_string(sixteen) + " in float" : "") + ": " +
-            format("%.2f", r_.recipe.mean_cost) + " activation bits on average. " +
-            weights_advice() +
+    out_ += what_to_do(rrs, recipe) +
             "</p>\n</div>\n<div class=\"scroll\"><table><tr><th>whole model</th><th>perplexity</th>"
             "<th>times float</th><th>KL divergence</th><th>same first choice</th></tr>\n";
     for (const MethodRecord& r : r_.records) {
@@ -195,43 +183,88 @@ class Page {
             ": enough to see what is wrong, too few to rank what lies within a few percent.</p>\n";
   }
 
-  std::string weights_advice() const {
-    double activations = 0.0, all = 0.0;
-    for (const ModuleReport& m : r_.modules) {
-      const double four = m.errors[kRotated].noise / m.errors[kRotated].signal;
-      all += four;
-      activations += four * m.activation_share;
+  std::string what_to_do(const MethodRecord& rrs, const MethodRecord& recipe) const {
+    const std::size_t eight = count(Action::kEightBits), sixteen = count(Action::kSixteenBits);
+    const std::string more =
+        std::to_string(eight) + " of " + std::to_string(r_.modules.size()) +
+        " modules 8-bit activations" +
+        (sixteen > 0 ? " and leave " + std::to_string(sixteen) + " in float" : "") + ": " +
+        format("%.2f", r_.recipe.mean_cost) + " activation bits on average. ";
+    if (recipe_helps(r_)) {
+      return "<p><b>What to do:</b> rotate all modules; give " + more + weights_advice();
     }
-    const double share = all > 0.0 ? 1.0 - activations / all : 0.0;
-    return "After rotation " + percent(share) +
+    std::string text =
+        "<p><b>What to do:</b> rotate all modules, all at 4 bits: uniform "
+        "<code>rrs</code>. ";
+    if (r_.recipe.settings.empty()) {
+      text += "No module stands out enough to be worth more bits. ";
+    } else {
+      text += "By the rule on each module's own error the recipe would give " + more +
+              "<b>On this text that is not better</b> than uniform <code>rrs</code>: KL "
+              "divergence " +
+              format("%.4f, uniform %.4f", recipe.kld_mean, rrs.kld_mean) + "; perplexity " +
+              number(recipe.perplexity) + ", uniform " + number(rrs.perplexity) +
+              ". It is not recommended. ";
+    }
+    return text + weights_advice();
+  }
+
+  bool weights_dominate() const { return weights_share(r_) > 0.5; }
+
+  std::string weights_advice() const {
+    return "After rotation " + percent(weights_share(r_)) +
            " of the squared error that is left comes from the weights" +
-           (share > 0.5 ? ": better weights (GPTQ) help more than more activation bits."
-                        : ", the rest from the activations.");
+           (weights_dominate() ? ": better weights (GPTQ) help more than more activation bits; "
+                                 "<a href=\"#apply\">that is the next step</a>."
+                               : ", the rest from the activations.");
+  }
+
+  // Options of the advice: uniform or the recipe, by the solver of `suffix`; `first`: methods to
+  // compare with.
+  std::string advised(const std::string& first, const std::string& suffix) const {
+    if (!recipe_helps(r_)) return " --method " + first + "rrs" + suffix;
+    if (!recipe_path_.empty()) {
+      const std::string recipe = " --recipe " + shell_word(recipe_path_);
+      return first.empty() && suffix.empty() ? recipe
+                                             : " --method " + first + "rrs-plan" + suffix + recipe;
+    }
+    std::string how = " --method " + first + "rrs" + suffix;
+    for (const RecipeSetting& s : r_.recipe.settings) {
+      how += " --override " + shell_word(s.pattern + "=" + s.set);
+    }
+    return how;
+  }
+
+  // What `perplexity` compares GPTQ with.
+  std::string without_gptq() const {
+    return recipe_helps(r_) && !recipe_path_.empty() ? "rrs-plan," : "rrs,";
   }
 
   void commands() {
     const std::string model = shell_word(r_.model_path), text = shell_word(r_.text_path);
-    std::string apply = "rrs-llm perplexity --model " + model + " --text " + text;
-    std::string store = "rrs-llm quantize --model " + model;
-    std::string how;
-    if (recipe_path_.empty()) {
-      how = " --method rrs";
-      for (const RecipeSetting& s : r_.recipe.settings) {
-        how += " --override " + shell_word(s.pattern + "=" + s.set);
-      }
+    const std::string apply = "rrs-llm perplexity --model " + model + " --text " + text;
+    const std::string store = "rrs-llm quantize --model " + model;
+    const char* what = recipe_helps(r_) ? "the recommended recipe" : "uniform <code>rrs</code>";
+    out_ += "<h2 id=\"apply\">Apply it</h2>\n";
+    if (weights_dominate()) {
+      out_ += std::string("<p><b>Recommended next step:</b> better weights for ") + what +
+              " by GPTQ, calibrated on the text that the program ships (<code>--calibration "
+              "FILE</code> takes another; not the one measured on). Measure them on your text, "
+              "beside the same without GPTQ, then store them:</p>\n<pre><code>" +
+              html_text(apply + advised(without_gptq(), "-gptq")) + "\n" +
+              html_text(store + advised("", "-gptq") + " --out quantized.safetensors") +
+              "</code></pre>\n<p>Without a calibration:</p>\n";
     } else {
-      how = " --recipe " + shell_word(recipe_path_);
+      out_ += std::string("<p>Measure ") + what + " on your text, then store the weights:</p>\n";
     }
-    out_ +=
-        "<h2 id=\"apply\">Apply it</h2>\n<p>Measure the recommended recipe on your text, then "
-        "store the weights:</p>\n<pre><code>" +
-        html_text(apply + how) + "\n" + html_text(store + how + " --out quantized.safetensors") +
-        "</code></pre>\n"
-        "<p>The recipe follows a rule on each module's own error. To measure what each module "
-        "does to the model's predictions, and spend a number of bits best:</p>\n<pre><code>" +
-        html_text("rrs-llm plan --model " + model + " --calibration " + text +
-                  " --budget 4.5 --out plan.json") +
-        "</code></pre>\n";
+    out_ += "<pre><code>" + html_text(apply + advised("", "")) + "\n" +
+            html_text(store + advised("", "") + " --out quantized.safetensors") +
+            "</code></pre>\n"
+            "<p>The recipe follows a rule on each module's own error. To measure what each module "
+            "does to the model's predictions, and spend a number of bits best:</p>\n<pre><code>" +
+            html_text("rrs-llm plan --model " + model + " --calibration " + text +
+                      " --budget 4.5 --out plan.json") +
+            "</code></pre>\n";
   }
 
   std::string map(const char* title, double low, double high, double (*value)(const ModuleReport&),
@@ -301,7 +334,13 @@ class Page {
       out_ += "<td>" + percent((std::max)(m.activation_share, 0.0)) + "</td><td class=\"l\">" +
               action_cell(m.action) + "</td></tr>\n";
     }
-    out_ += "</table></div>\n<ul class=\"note\">\n";
+    out_ += "</table></div>\n";
+    if (!recipe_helps(r_)) {
+      out_ +=
+          "<p class=\"note\">The last column is the rule's; on this text, following it was not "
+          "better than 4 bits everywhere.</p>\n";
+    }
+    out_ += "<ul class=\"note\">\n";
     for (const DoctorMethod& m : doctor_methods()) {
       out_ += "<li><code>" + html_text(m.method) + "</code>: " + html_text(m.meaning) + "</li>\n";
     }

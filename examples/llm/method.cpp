@@ -406,14 +406,25 @@ LinearPlan Method::plan(std::size_t layer, std::size_t linear) const {
   return p;
 }
 
-bool Method::needs_hessians() const noexcept {
-  bool needs = weight.solver != Solver::kRtn || weight.aser.on();
-  for (const Setting& s : settings) {
-    needs = needs || (s.key == "solver" && s.value != "rtn") || s.key == "rank" ||
-            s.key == "rank-share";
-  }
-  return needs;
+bool Method::has_solver() const noexcept {
+  bool has = weight.solver != Solver::kRtn;
+  for (const Setting& s : settings) has = has || (s.key == "solver" && s.value != "rtn");
+  return has;
 }
+
+bool Method::has_branch() const noexcept {
+  bool has = weight.aser.on();
+  for (const Setting& s : settings) has = has || s.key == "rank" || s.key == "rank-share";
+  return has;
+}
+
+bool Method::uses(const std::string& key) const noexcept {
+  if (key == "act-order") return has_solver();
+  if (key == "rank-bits" || key == "outliers") return has_branch();
+  return key != "damping" || needs_hessians();
+}
+
+bool Method::needs_hessians() const noexcept { return has_solver() || has_branch(); }
 
 bool Method::needs_stream() const noexcept {
   bool needs = weight.solver == Solver::kGptaq;

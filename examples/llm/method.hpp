@@ -123,6 +123,11 @@ struct Method {
   LinearPlan plan(std::size_t layer, std::size_t linear) const;
   // The preset's cache at that width; of fp and q4_0-native: the default preset's.
   rrs::KvScheme kv(int bits) const;
+  bool has_solver() const noexcept;  // GPTQ or GPTAQ: somewhere
+  bool has_branch() const noexcept;  // ASER: somewhere
+  // Whether some linear takes the setting up: act-order needs a solver, rank-bits and outliers a
+  // branch, damping one of them.
+  bool uses(const std::string& key) const noexcept;
   bool needs_calibration() const noexcept;
   bool needs_hessians() const noexcept;  // GPTQ, ASER: somewhere
   bool needs_stream() const noexcept;    // GPTAQ: somewhere
@@ -131,12 +136,14 @@ struct Method {
 
 // `text`: a name, then settings of its own: "rrs", "rrs-gptq@sign-seed=1", "rrs@a8@clip=0.95".
 // Throws with the list of names when there is no such method, when a setting cannot be, or when a
-// part of the name is not implemented.
+// part of the name would do nothing (-actorder without a solver).
 Method make_method(const std::string& text, const std::vector<Setting>& common);
 // The grammar alone.
 Method parse_method(const std::string& text, const std::vector<Setting>& common);
-// Names without suffixes.
+// Names without suffixes: fp, the presets, q4_0-native.
 std::vector<std::string> method_names();
+// For help and errors: those; presets with settings or solvers of their own; the suffixes.
+std::string name_help();
 
 // "rotation block 32; activations 4 bits, window one, group 32, full, clip 1; weights 4 bits, ..."
 std::string describe(const rrs::Scheme& scheme);

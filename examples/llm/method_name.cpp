@@ -20,10 +20,10 @@ std::string with_underscores(std::string name) {
 // The file's own weights: only the activation side may be changed.
 void check_native(const std::vector<Setting>& settings) {
   for (const Setting& s : settings) {
-    const bool weight_side = s.key.rfind("weight-", 0) == 0 || s.key == "rotation" ||
-                             s.key == "sign-seed" || s.key == "solver" || s.key == "zigzag" ||
-                             s.key.rfind("rank", 0) == 0 || s.key == "outliers" ||
-                             s.key == "alpha" || s.key == "fold";
+    const bool weight_side =
+        s.key.rfind("weight-", 0) == 0 || s.key == "rotation" || s.key == "sign-seed" ||
+        s.key == "solver" || s.key == "act-order" || s.key == "zigzag" || s.key == "damping" ||
+        s.key.rfind("rank", 0) == 0 || s.key == "outliers" || s.key == "alpha" || s.key == "fold";
     if (weight_side) {
       throw std::runtime_error("setting " + rrs_examples::quoted_name(s.key) +
                                ": q4_0-native takes the weights as the file holds them");
@@ -80,43 +80,57 @@ void make_tensor_smoothquant(Method* m) {
   m->scheme.activation.token_scale = false;
 }
 
-// Names that are not presets of the library; false when `m->text` is none of them.
+// Names that are not presets of the library.
+struct Named {
+  const char* name;
+  void (*make)(Method* m);
+};
+
+constexpr Named kNamed[] = {
+    {"gptq_w4a16",
+     [](Method* m) {
+       m->preset = "rrs_w4a16";
+       m->scheme = rrs::presets::rrs_w4a16();
+       m->weight.solver = Solver::kGptq;
+     }},
+    {"aser_w4a8", [](Method* m) { make_aser(8, m); }},
+    {"aser_w4a6", [](Method* m) { make_aser(6, m); }},
+    {"smoothquant_w8a8_tensor", make_tensor_smoothquant},
+    {"rrs_plan",
+     [](Method* m) {
+       m->preset = "rrs";
+       m->scheme = rrs::presets::rrs();
+       m->recipe = true;
+     }},
+};
+
+void make_native(Method* m) {
+  m->text = "q4_0-native";
+  m->preset = kNativeName;
+  m->kind = LinearKind::kNative;
+  m->scheme.rotation.kind = rrs::RotationKind::kNone;
+  m->scheme.activation.bits = 8;
+}
+
+// False when `m->text` is none of them.
 bool make_named(Method* m) {
-  if (m->text == "gptq_w4a16") {
-    m->preset = "rrs_w4a16";
-    m->scheme = rrs::presets::rrs_w4a16();
-    m->weight.solver = Solver::kGptq;
-  } else if (m->text == "aser_w4a8") {
-    make_aser(8, m);
-  } else if (m->text == "aser_w4a6") {
-    make_aser(6, m);
-  } else if (m->text == "smoothquant_w8a8_tensor") {
-    make_tensor_smoothquant(m);
-  } else if (m->text == "rrs_plan") {
-    m->preset = "rrs";
-    m->scheme = rrs::presets::rrs();
-    m->recipe = true;
-  } else if (m->text == kNativeName) {
-    m->text = "q4_0-native";
-    m->preset = kNativeName;
-    m->kind = LinearKind::kNative;
-    m->scheme.rotation.kind = rrs::RotationKind::kNone;
-    m->scheme.activation.bits = 8;
-  } else {
-    return false;
+  if (m->text == kNativeName) {
+    make_native(m);
+    return true;
   }
-  return true;
+  for (const Named& named : kNamed) {
+    if (m->text != named.name) continue;
+    named.make(m);
+    return true;
+  }
+  return false;
 }
 
 void make_preset(const std::string& asked, Method* m) {
   const rrs::Result<rrs::Scheme> preset = rrs::presets::by_name(m->text.c_str());
   if (!preset) {
-    std::string all;
-    for (const std::string& known : method_names()) all += (all.empty() ? "" : ", ") + known;
-    std::string suffixes;
-    for (const Suffix& s : kSuffixes) suffixes += std::string(" ") + s.written;
     throw std::runtime_error("method " + rrs_examples::quoted_name(asked) + " is not one of " +
-                             all + ", with suffixes" + suffixes);
+                             name_help());
   }
   m->preset = m->text;
   m->scheme = *preset;
@@ -131,6 +145,18 @@ std::vector<std::string> method_names() {
   rrs::presets::for_each([&](const rrs::NamedPreset& p) { names.emplace_back(p.name); });
   names.emplace_back("q4_0-native");
   return names;
+}
+
+std::string name_help() {
+  std::string text;
+  for (const std::string& known : method_names()) text += (text.empty() ? "" : ", ") + known;
+  for (const Named& named : kNamed) {
+    const std::string name = named.name;
+    text += name == "rrs_plan" ? ", rrs-plan (with --recipe)" : ", " + name;
+  }
+  text += "; suffixes of all but q4_0-native (of fp: +qfep):";
+  for (const Suffix& s : kSuffixes) text += std::string(" ") + s.written;
+  return text;
 }
 
 Method parse_method(const std::string& text, const std::vector<Setting>& common) {
@@ -183,6 +209,11 @@ Method parse_method(const std::string& text, const std::vector<Setting>& common)
 Method make_method(const std::string& text, const std::vector<Setting>& common) {
   if (is_recipe_method(text)) return make_recipe_method(text, common);
   Method m = parse_method(text, common);
+  if (m.weight.act_order && !m.has_solver()) {
+    throw std::runtime_error("method " + m.name +
+                             ": -actorder is the order in which a solver takes columns, and there "
+                             "is none: add -gptq or -gptaq");
+  }
   return m;
 }
 

@@ -7,17 +7,11 @@
 #include <CLI/CLI.hpp>
 
 #include "../support/atomic_file.hpp"
+#include "../support/quoted_name.hpp"
 #include "recipe.hpp"
 
 namespace rrs_llm {
 namespace {
-
-constexpr const char* kMethodHelp =
-    "fp, q4_0-native, or a preset: rtn, smoothquant_w8a8, smoothquant_w4a4, quarot, quarot_g32, "
-    "rs, "
-    "rs_g32, rrs_published, rrs, rrs_w4a8, rrs_w4a16, rrs_g64, rrs_g128, rrs_whole, rrs_rows16. "
-    "After a preset: -gptq, -gptaq, -actorder, -zigzag, +aser, +qfem, +qfep. "
-    "Settings of one method follow it: rrs@sign-seed=1@clip=0.95";
 
 void add_setting(CLI::App* app, Options* o, const char* key, const char* help) {
   app->add_option_function<std::string>(
@@ -63,6 +57,42 @@ bool only_float(const Options& o) {
   return !texts.empty() && std::all_of(texts.begin(), texts.end(), is_float);
 }
 
+// What a method's own text sets: the last of its settings.
+std::vector<Setting> own_settings(const std::string& text, const Method& method) {
+  auto count = std::count(text.begin(), text.end(), '@');
+  if (text.find("@recipe=") != std::string::npos) --count;
+  return {method.settings.end() - count, method.settings.end()};
+}
+
+// Settings that nothing takes up would be ignored in silence. A method's own must be for itself,
+// the others for one of the methods.
+void check_used(const Options& o, const std::vector<Setting>& common,
+                const std::vector<Setting>& added) {
+  std::vector<std::string> texts = method_texts(o);
+  if (texts.empty()) texts.emplace_back("rrs");
+  std::vector<Setting> all = common;
+  all.insert(all.end(), added.begin(), added.end());
+  std::vector<Method> methods;
+  for (const std::string& text : texts) methods.push_back(make_method(text, all));
+  const auto refuse = [](const Setting& s, const std::string& who) {
+    const bool branch = s.key == "rank-bits" || s.key == "outliers";
+    throw std::runtime_error("setting " + rrs_examples::quoted_name(s.key) + ": " + who +
+                             " takes it: that needs " +
+                             (branch               ? "+aser or rank"
+                              : s.key == "damping" ? "-gptq, -gptaq or +aser"
+                                                   : "-gptq or -gptaq"));
+  };
+  for (std::size_t i = 0; i < methods.size(); ++i) {
+    for (const Setting& s : own_settings(texts[i], methods[i])) {
+      if (!methods[i].uses(s.key)) refuse(s, "nothing in method " + methods[i].name);
+    }
+  }
+  for (const Setting& s : common) {
+    const auto uses = [&](const Method& m) { return m.uses(s.key); };
+    if (std::none_of(methods.begin(), methods.end(), uses)) refuse(s, "no method");
+  }
+}
+
 }  // namespace
 
 void add_session_options(CLI::App* app, Options* o) {
@@ -72,7 +102,9 @@ void add_session_options(CLI::App* app, Options* o) {
 }
 
 void add_method_options(CLI::App* app, Options* o, bool several) {
-  auto* method = app->add_option("--method", o->methods, kMethodHelp);
+  auto* method = app->add_option(
+      "--method", o->methods,
+      name_help() + ". Settings of one method follow it: rrs@sign-seed=1@clip=0.95");
   if (several) {
     method->delimiter(',');
   } else {
@@ -104,7 +136,7 @@ void exclude_method_options(CLI::App* app, CLI::Option* weights) {
   for (CLI::Option* option : app->get_options(decides)) weights->excludes(option);
 }
 
-std::vector<Setting> all_settings(const Options& o) {
+std::vector<Setting> all_settings(const Options& o, const std::vector<Setting>& added) {
   std::vector<Setting> settings = o.settings;
   for (const std::string& text : o.overrides) {
     for (const Setting& s : parse_override(text)) settings.push_back(s);
@@ -113,6 +145,7 @@ std::vector<Setting> all_settings(const Options& o) {
     throw std::runtime_error("--" + (o.settings.empty() ? "override" : o.settings.front().key) +
                              ": no method takes it: fp has float weights and activations");
   }
+  check_used(o, settings, added);
   return settings;
 }
 

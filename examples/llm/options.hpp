@@ -48,8 +48,9 @@ void add_kv_option(CLI::App* app, Options* o);
 // A command with `weights`, a file that has its method and settings, refuses those beside it.
 void exclude_method_options(CLI::App* app, CLI::Option* weights);
 
-// --activation-bits and friends, then the overrides. Throws when no method there is takes any.
-std::vector<Setting> all_settings(const Options& o);
+// --activation-bits and friends, then the overrides. Throws when no method there is takes any, or
+// one of them or of a method's own; `added`: what the command will set itself.
+std::vector<Setting> all_settings(const Options& o, const std::vector<Setting>& added = {});
 std::string only_method(const Options& o);
 // --method, where rrs-plan without a recipe of its own takes that of --recipe; with --recipe but no
 // such method, rrs-plan is one more.

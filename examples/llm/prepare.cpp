@@ -281,8 +281,8 @@ const rrs::HessianFactor& LinearMaker::factor(std::size_t layer, std::size_t lin
     if (!p) fail(name, p.status());
     correction_ = std::move(*p);
   }
-  if (options_.note && factor_->damping > plan.weight.damping) {
-    options_.note(name + ": damping raised to " + std::to_string(factor_->damping));
+  if (options_.warn && factor_->damping > plan.weight.damping) {
+    options_.warn(name + ": damping raised to " + std::to_string(factor_->damping));
   }
   return *factor_;
 }
@@ -357,8 +357,8 @@ rrs::Result<rrs::PreparedWeight> LinearMaker::reconstruct(std::size_t layer, std
       rrs::aser_weight(base, rrs::MatrixView<const float>(moved.data(), base.n, base.k),
                        hessian(layer, linear), options);
   if (!made) return made.status();
-  if (options_.note && made->factors.damping > options.damping) {
-    options_.note(linear_name(layer, linear) + ": ASER: damping raised to " +
+  if (options_.warn && made->factors.damping > options.damping) {
+    options_.warn(linear_name(layer, linear) + ": ASER: damping raised to " +
                   std::to_string(made->factors.damping));
   }
   return std::move(made->weight);

@@ -48,8 +48,8 @@ struct PrepareOptions {
   // on; empty: nowhere. `resume`: take those that are there.
   std::string unfinished;
   bool resume = false;
-  // Damping that had to be raised, and alphas that were found.
-  std::function<void(const std::string& line)> note;
+  std::function<void(const std::string& line)> warn;  // damping that had to be raised
+  std::function<void(const std::string& line)> note;  // alphas that were found
 };
 
 // Whether the norm before a linear does its division.

@@ -37,6 +37,11 @@ std::string progress_text(const std::string& what, const std::string& unit, doub
   return text;
 }
 
+void say_beside_progress(const std::string& line) {
+  const char* erase = ::isatty(STDERR_FILENO) == 1 ? "\r\033[K" : "";
+  std::fprintf(stderr, "%s%s\n", erase, line.c_str());
+}
+
 Progress::Progress(std::string what, std::string unit, ProgressEnd end)
     : what_(std::move(what)),
       unit_(std::move(unit)),

@@ -24,6 +24,9 @@ enum class ProgressEnd { kKnown, kAtMost };
 std::string progress_text(const std::string& what, const std::string& unit, double done, double all,
                           double seconds, ProgressEnd end = ProgressEnd::kKnown);
 
+// A line of its own on stderr, in the place of a progress line that may stand there.
+void say_beside_progress(const std::string& line);
+
 class Progress {
  public:
   Progress(std::string what, std::string unit, ProgressEnd end = ProgressEnd::kKnown);

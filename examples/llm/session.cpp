@@ -171,6 +171,10 @@ PrepareOptions Session::prepare_options(const Method& method) {
   PrepareOptions options;
   options.store = &store_;
   options.prefix = prefix(method);
+  // Searches prepare a linear several times.
+  options.warn = [this, name = method.name](const std::string& line) {
+    if (told_.insert(name + ": " + line).second) say_beside_progress(name + ": " + line);
+  };
   give_calibration(method, &options);
   return options;
 }

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -98,6 +99,7 @@ class Session {
   std::map<std::vector<TokenId>, Calibration> calibrations_;
   std::map<std::vector<TokenId>, SpikeMeasurement> spikes_;
   std::map<std::vector<TokenId>, std::shared_ptr<const Prefix>> prefixes_;
+  std::set<std::string> told_;  // lines of raised damping
   double calibration_seconds_ = 0.0;
 };
 

@@ -5,12 +5,19 @@
 
 #include "../../examples/llm/quantized_file.hpp"
 #include "calibrated.hpp"
+#include "run_llm.hpp"
 #include "rrs/calibrate/statistics.hpp"
 
 namespace {
 
 using namespace rrs_llm;
 using namespace rrs_llm_test;
+
+std::size_t times_in(const std::string& text, const std::string& part) {
+  std::size_t count = 0;
+  for (std::size_t at = 0; (at = text.find(part, at)) != std::string::npos; ++at) ++count;
+  return count;
+}
 
 void expect_same(const Calibration& a, const Calibration& b) {
   ASSERT_EQ(a.layers.size(), b.layers.size());
@@ -265,6 +272,44 @@ TEST(Calibration, AMethodInAListIsTheMethodAlone) {
     EXPECT_EQ(all.back(), hidden_of(opened().get(), name)) << name;
   }
   for (std::size_t i = 1; i < all.size(); ++i) EXPECT_NE(all[i], all[i - 1]) << names[i];
+}
+
+// A text of fewer different tokens than channels: layer 0 has no positive definite Hessian without
+// damping. Every command that prepares weights says, once, what it raised.
+TEST(Calibration, EveryCommandSaysWhereDampingWasRaised) {
+  const QuantizeProgram p;
+  const std::string recipe = p.c.folder.file("r.json");
+  const std::vector<std::vector<const char*>> commands{
+      {"quantize", "--calibration-windows", "1", "--out", p.out.c_str()},
+      {"perplexity", "--calibration-windows", "1", "--text", p.text.c_str(), "--windows", "1",
+       "--context", "32"},
+      {"generate", "--calibration-windows", "1", "--prompt", "the", "-n", "1"},
+      {"plan", "--calibration-windows", "1", "--budget", "5", "--bits", "8", "--windows", "1",
+       "--context", "24", "--held-out-windows", "1", "--held-out-context", "24", "--out",
+       recipe.c_str()}};
+  for (std::vector<const char*> command : commands) {
+    const std::string name = command[0];
+    for (const char* a : {"--model", p.c.path.c_str(), "--threads", "1", "--calibration",
+                          p.text.c_str(), "--method"}) {
+      command.push_back(a);
+    }
+    const auto said_with = [&](const char* method) {
+      std::vector<const char*> all = command;
+      all.push_back(method);
+      Said said;
+      EXPECT_EQ(run(all, &said), 0) << name << ": " << said.err;
+      return name == "quantize" ? said.out : said.err;
+    };
+    // q, k and v share the factor, which is made for q.
+    const std::string line = "blk.0.attn_q: damping raised to ";
+    const std::string raised = said_with("rtn-gptq@damping=1e-30");
+    EXPECT_EQ(times_in(raised, line), 1u) << name << ": " << raised;
+    EXPECT_EQ(times_in(said_with("rtn-gptq"), "raised"), 0u) << name;
+    // Low-rank branches are made one by one.
+    const std::string branch = "blk.0.attn_k: ASER: damping raised to ";
+    const std::string aser = said_with("rtn+aser@rank=4@outliers=0@damping=1e-30");
+    EXPECT_EQ(times_in(aser, branch), 1u) << name << ": " << aser;
+  }
 }
 
 TEST(Calibration, FinishedLinearsAreTakenFromTheirFile) {

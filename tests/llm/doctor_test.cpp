@@ -175,6 +175,24 @@ struct Examined {
   }
 };
 
+// What the recipe measured on the text, in parts of uniform rrs.
+void set_recipe(DoctorReport* report, double kld, double perplexity) {
+  const MethodRecord& uniform = record_of(*report, "rrs");
+  report->records.back().kld_mean = kld * uniform.kld_mean;
+  report->records.back().perplexity = perplexity * uniform.perplexity;
+}
+
+// Every module: this part of its error is the weights'.
+void set_weights_share(DoctorReport* report, double share) {
+  for (ModuleReport& m : report->modules) m.activation_share = 1.0 - share;
+}
+
+std::size_t times_in(const std::string& text, const std::string& part) {
+  std::size_t count = 0;
+  for (std::size_t at = 0; (at = text.find(part, at)) != std::string::npos; ++at) ++count;
+  return count;
+}
+
 TEST(Doctor, NumbersAreThoseOfTheModules) {
   const Examined e;
   ASSERT_EQ(e.report.modules.size(), 8u);
@@ -199,6 +217,8 @@ TEST(Doctor, NumbersAreThoseOfTheModules) {
   }
   ASSERT_EQ(e.report.records.size(), 6u);
   EXPECT_LE(e.report.recipe.mean_cost, 5.0);
+  const bool said = e.report.recipe.verdict.find("not better than uniform") != std::string::npos;
+  EXPECT_EQ(said, !recipe_helps(e.report));
   EXPECT_EQ(recipe_text(parse_recipe(recipe_text(e.report.recipe), "R")),
             recipe_text(e.report.recipe));
 }
@@ -212,6 +232,7 @@ TEST(Doctor, PageIsWellFormedCompleteAndSelfContained) {
   nasty.ratio = 99.0;
   e.report.spikes.insert(e.report.spikes.begin(), nasty);
   e.report.model_name = "<img src=x onerror=alert(1)>";
+  set_recipe(&e.report, 0.5, 0.9);  // better, so that its file is on the page
   for (const std::string& recipe : {std::string(), std::string("it's <r>.json")}) {
     const std::string page = doctor_page(e.report, recipe);
     Checker checker(page);
@@ -227,6 +248,70 @@ TEST(Doctor, PageIsWellFormedCompleteAndSelfContained) {
     for (const DoctorMethod& m : doctor_methods()) expect_in(page, {m.method});
     expect_in(page, {"&lt;/td&gt;&quot;&amp;&#xFFFD;&#x21B5;", "rrs-llm plan", "a&lt;b&gt;&amp;c",
                      recipe.empty() ? "--method rrs" : "--recipe &#39;it&#39;\\&#39;&#39;s"});
+  }
+}
+
+TEST(Doctor, ARecipeThatIsNotBetterThanUniformIsNotRecommended) {
+  Examined e;
+  ASSERT_EQ(e.report.records.back().method, "the recipe");
+  ASSERT_EQ(record_of(e.report, "rrs").method, "rrs");
+  e.report.recipe.settings = {{"blk.0.ffn_down", "activation-bits=8"}};
+  set_weights_share(&e.report, 0.2);
+  const std::string recommended = "--recipe r.json", bad = "not better</b>";
+  const double nan = std::nan("");
+  struct Case {
+    double kld, perplexity;
+    bool helps;
+  };
+  for (const Case& c :
+       {Case{0.5, 0.9, true}, Case{0.99, 1.0, true}, Case{1.0, 0.9, false}, Case{1.2, 0.9, false},
+        Case{0.9, 1.01, false}, Case{nan, 0.9, false}, Case{0.5, nan, false}}) {
+    set_recipe(&e.report, c.kld, c.perplexity);
+    EXPECT_EQ(recipe_helps(e.report), c.helps) << c.kld << " " << c.perplexity;
+    const std::string page = doctor_page(e.report, "r.json");
+    EXPECT_EQ(Checker(page).check(), "");
+    EXPECT_EQ(times_in(page, recommended), c.helps ? 2u : 0u);
+    EXPECT_EQ(times_in(page, "--method rrs"), c.helps ? 0u : 2u);
+    EXPECT_EQ(times_in(page, bad), c.helps ? 0u : 1u);
+    EXPECT_EQ(times_in(page, "<td>the recipe</td>"), 1u);  // the table shows it anyway
+    EXPECT_EQ(times_in(doctor_page(e.report, ""), "--override blk.0.ffn_down=activation-bits=8"),
+              c.helps ? 2u : 0u);
+  }
+  // Nothing to give more bits: the recipe is uniform.
+  e.report.recipe.settings.clear();
+  set_recipe(&e.report, 1.0, 1.0);
+  const std::string page = doctor_page(e.report, "r.json");
+  expect_in(page, {"No module stands out"});
+  EXPECT_EQ(times_in(page, bad), 0u);
+}
+
+TEST(Doctor, GptqIsTheNextStepWhereTheWeightsDominate) {
+  Examined e;
+  e.report.recipe.settings = {{"blk.0.ffn_down", "activation-bits=8"}};
+  const std::string next = "Recommended next step";
+  for (const double share : {0.3, 0.49, 0.51, 0.9}) {
+    set_weights_share(&e.report, share);
+    EXPECT_NEAR(weights_share(e.report), share, 1e-12);
+    for (const double kld : {0.5, 2.0}) {
+      set_recipe(&e.report, kld, 1.0);
+      const std::string file = doctor_page(e.report, "r.json"), page = doctor_page(e.report, "");
+      EXPECT_EQ(Checker(file).check(), "");
+      EXPECT_EQ(Checker(page).check(), "");
+      const std::size_t steps = share > 0.5 ? 1 : 0;
+      EXPECT_EQ(times_in(file, next), steps) << share;
+      EXPECT_EQ(times_in(page, next), steps) << share;
+      if (steps == 0) {
+        EXPECT_EQ(times_in(file + page, "-gptq"), 0u);
+      } else if (kld > 1.0) {
+        expect_in(file, {"--method rrs,rrs-gptq\n", "--method rrs-gptq --out"});
+        expect_in(page, {"--method rrs,rrs-gptq\n", "--method rrs-gptq --out"});
+      } else {
+        expect_in(file, {"--method rrs-plan,rrs-plan-gptq --recipe r.json\n",
+                         "--method rrs-plan-gptq --recipe r.json --out"});
+        expect_in(page, {"--method rrs,rrs-gptq --override blk.0.ffn_down=activation-bits=8\n",
+                         "--method rrs-gptq --override blk.0.ffn_down=activation-bits=8 --out"});
+      }
+    }
   }
 }
 

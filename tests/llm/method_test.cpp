@@ -2,8 +2,9 @@
 
 #include "../../examples/llm/engine.hpp"
 #include "../../examples/llm/method.hpp"
+#include "engine_support.hpp"
 #include "rrs/core/presets.hpp"
-#include "test_files.hpp"
+#include "run_llm.hpp"
 
 namespace {
 
@@ -98,6 +99,92 @@ TEST(Method, SuffixesReachTheirFields) {
     EXPECT_FALSE(accepts([&] { parse_method(text, {}); })) << text;
   }
   expect_in(refusal([] { make_method("rrs+zigzag", {}); }), {"'rrs+zigzag'", "-gptq", "+qfep"});
+}
+
+TEST(Method, HelpAndErrorsNameEveryMethod) {
+  std::vector<std::string> names = method_names();
+  for (const char* name : {"gptq_w4a16", "aser_w4a8", "aser_w4a6", "smoothquant_w8a8_tensor"}) {
+    EXPECT_TRUE(accepts([&] { make_method(name, {}); })) << name;
+    names.emplace_back(name);
+  }
+  for (const char* name :
+       {"rrs-plan", "-gptq", "-gptaq", "-actorder", "-zigzag", "+aser", "+qfem", "+qfep"}) {
+    names.emplace_back(name);
+  }
+  const std::string help = name_help();
+  for (const std::string& name : names) {
+    expect_in(help, {name});
+    expect_in(refusal([] { make_method("rrz", {}); }), {name});
+  }
+  Said said;
+  EXPECT_EQ(run({"perplexity", "--help"}, &said), 0);
+  expect_in(said.out, {"smoothquant_w8a8_tensor", "rrs-plan", "aser_w4a6", "gptq_w4a16"});
+}
+
+TEST(Method, OrderOfColumnsNeedsASolver) {
+  for (const char* text : {"rrs-actorder", "rrs_actorder", "rrs-actorder-zigzag",
+                           "aser-w4a8-actorder", "rrs-actorder@solver=rtn"}) {
+    expect_in(refusal([&] { make_method(text, {}); }), {"-actorder", "add -gptq or -gptaq"});
+  }
+  for (const char* text : {"rrs-gptq-actorder", "rrs-actorder-gptaq", "gptq-w4a16-actorder",
+                           "rrs-actorder@solver=gptq"}) {
+    EXPECT_TRUE(accepts([&] { make_method(text, {}); })) << text;
+  }
+  EXPECT_TRUE(accepts([] { make_method("rrs-actorder", parse_override("ffn_down=solver=gptq")); }));
+  for (const char* key : {"act-order=1", "damping=0.1"}) {
+    expect_in(refusal([&] { make_method(std::string("q4_0-native@") + key, {}); }),
+              {"as the file holds them"});
+  }
+}
+
+// Settings that no linear takes up are refused by every command, not ignored.
+TEST(Method, SettingsThatNothingTakesUpAreRefused) {
+  const TempFolder folder;
+  const std::string model = write_tiny_gguf(tiny_model(Architecture::kLlama, true), folder);
+  const std::string text = folder.write("t.txt", "the hello ab the a b hello ");
+  const std::string out = folder.file("out");
+  const auto error = [&](std::vector<const char*> arguments, const std::vector<const char*>& more) {
+    arguments.insert(arguments.end(), {"--model", model.c_str(), "--threads", "1"});
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    Said said;
+    EXPECT_EQ(run(arguments, &said), 1);
+    return said.err;
+  };
+  const std::vector<std::vector<const char*>> commands{
+      {"quantize", "--out", out.c_str()},
+      {"generate", "--prompt", "the"},
+      {"plan", "--budget", "5", "--out", out.c_str()},
+      {"perplexity", "--text", text.c_str()}};
+  const std::string solver = "needs -gptq or -gptaq", branch = "needs +aser or rank",
+                    either = "needs -gptq, -gptaq or +aser";
+  for (const std::vector<const char*>& c : commands) {
+    expect_in(error(c, {"--method", "rrs@act-order=1"}), {"'act-order'", "method rrs", solver});
+    expect_in(error(c, {"--method", "rrs@damping=0.1"}), {"'damping'", "method rrs", either});
+    expect_in(error(c, {"--method", "rrs-gptq@rank-bits=8"}), {"'rank-bits'", "rrs-gptq", branch});
+    expect_in(error(c, {"--method", "rrs-gptq@outliers=4"}), {"'outliers'", "rrs-gptq", branch});
+    expect_in(error(c, {"--method", "rrs+aser@act-order=1"}), {"'act-order'", "+aser", solver});
+    expect_in(error(c, {"--method", "rrs", "--damping", "0.1"}),
+              {"'damping'", "no method", either});
+    expect_in(error(c, {"--method", "rrs", "--act-order", "1"}), {"'act-order'", solver});
+    expect_in(error(c, {"--method", "rrs", "--rank-bits", "8"}), {"'rank-bits'", branch});
+    expect_in(error(c, {"--method", "rrs", "--override", "ffn_down=outliers=4"}),
+              {"'outliers'", branch});
+  }
+  // One of several takes it; or a part of one; the text is too short for anything else.
+  for (const std::vector<const char*>& taken :
+       {std::vector<const char*>{"rrs,rrs-gptq", "--damping", "0.1"},
+        {"rrs", "--override", "ffn_down=solver=gptq", "--damping", "0.1"},
+        {"rrs", "--override", "ffn_down=rank=8", "--rank-bits", "8", "--damping", "0.1"},
+        {"rrs+aser@damping=0.1@rank-bits=8@outliers=4"}}) {
+    std::vector<const char*> more{"--method"};
+    more.insert(more.end(), taken.begin(), taken.end());
+    expect_in(error({"perplexity", "--text", text.c_str(), "--context", "128"}, more), {"window"});
+  }
+  // A plan's exceptions have branches.
+  expect_in(error({"plan", "--budget", "5", "--out", out.c_str(), "--calibration", text.c_str(),
+                   "--ranks", "8", "--rank-bits", "8"},
+                  {"--method", "rrs@damping=0.1"}),
+            {"held out", "128"});
 }
 
 TEST(Method, EverySettingReachesItsField) {

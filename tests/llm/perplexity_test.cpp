@@ -194,6 +194,39 @@ TEST(Perplexity, OverridesShowInTheRecord) {
   EXPECT_EQ(counts, (std::map<std::string, std::size_t>{{"w4a4", 11}, {"w4a8", 2}, {"fp", 1}}));
 }
 
+// The table and the JSON say how many linears ran how, with the settings that +qfem ends in.
+TEST(Perplexity, ExemptLinearsAreCountedInTableAndJson) {
+  Contest contest;
+  std::vector<bool> exempt(2 * kInputsPerLayer, false);
+  exempt[0] = exempt[kInputsPerLayer + 3] = true;  // layer 0: q, k, v; layer 1: down
+  const std::size_t count = 4, all = 2 * kLinearsPerLayer;
+  std::vector<Contestant> contestants;
+  contestants.push_back(contest.session->prepare(make_method("fp", {}), 16));
+  for (const int bits : {16, 8}) {
+    Method m = make_method("rtn", {});
+    m.qfem_bits = bits;
+    contestants.push_back(contest.session->prepare(with_exemptions(m, exempt)));
+  }
+  const auto records = measure_perplexity(contestants, random_tokens(contest.model, 20, 3), 1, 20,
+                                          contest.session->pool(), nullptr);
+  const std::string table = records_table(records);
+  const nlohmann::json json = nlohmann::json::parse(records_json(records));
+  for (std::size_t i = 0; i < 2; ++i) {
+    const std::map<std::string, std::size_t> expected{{"w4a4", all - count},
+                                                      {i == 0 ? "w4a16" : "w4a8", count}};
+    std::map<std::string, std::size_t> counts, in_json;
+    for (const LinearCount& c : records[i + 1].linears) {
+      counts[c.precision] += c.count;
+      expect_in(table, {std::to_string(c.count) + " x " + c.precision + " " + c.kernel});
+    }
+    for (const auto& c : json.at(i + 1).at("linears")) {
+      in_json[c.at("precision")] += c.at("count").get<std::size_t>();
+    }
+    EXPECT_EQ(counts, expected);
+    EXPECT_EQ(in_json, expected);
+  }
+}
+
 TEST(Perplexity, NativeTakesTheFilesCodes) {
   TinyModel m = tiny_model(Architecture::kQwen2, true);
   const TempFolder folder;
