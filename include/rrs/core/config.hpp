@@ -7,10 +7,10 @@
 // baseline flags, and each file calls its own copy. Types stay in the plain version namespace, so
 // that objects can be passed between such files.
 //
-//   RRS_TYPES_BEGIN ... RRS_TYPES_END          rrs::v0            types, enums, POD constants
-//   RRS_FUNCTIONS_BEGIN ... RRS_FUNCTIONS_END  rrs::v0::<flags>   everything that emits code
+//   RRS_TYPES_BEGIN ... RRS_TYPES_END          rrs::v0_1            types, enums, POD constants
+//   RRS_FUNCTIONS_BEGIN ... RRS_FUNCTIONS_END  rrs::v0_1::<flags>   everything that emits code
 //
-// Details of types go into rrs::v0::internal, those of functions into rrs::v0::<flags>::detail:
+// Details of types go into rrs::v0_1::internal, those of functions into rrs::v0_1::<flags>::detail:
 // one name for both would mean one or two namespaces depending on the order of includes. Member
 // functions of types are RRS_MEMBER (forced inline), for the same reason, and so are the
 // destructors and moves of Workspace, PreparedWeight and Explanation, which the compiler would
@@ -172,24 +172,29 @@
 #define RRS_KERNELS_TAG RRS_PASTE4(RRS_TAG_SIMD, RRS_TAG_SETS, RRS_TAG_MATH, RRS_TAG_KERNELS)
 #define RRS_BASELINE_TAG RRS_PASTE2(RRS_KERNELS_TAG, RRS_TAG_EXCEPTIONS)
 
+// Before 1.0 a minor version may change a type.
+#define RRS_VERSION_TAG_2(major, minor) v##major##_##minor
+#define RRS_VERSION_TAG_1(major, minor) RRS_VERSION_TAG_2(major, minor)
+#define RRS_VERSION_TAG RRS_VERSION_TAG_1(RRS_VERSION_MAJOR, RRS_VERSION_MINOR)
+
 #define RRS_TYPES_BEGIN \
   namespace rrs {       \
-  inline namespace v0 {
+  inline namespace RRS_VERSION_TAG {
 #define RRS_TYPES_END \
   }                   \
   }
-#define RRS_FUNCTIONS_BEGIN \
-  namespace rrs {           \
-  inline namespace v0 {     \
+#define RRS_FUNCTIONS_BEGIN          \
+  namespace rrs {                    \
+  inline namespace RRS_VERSION_TAG { \
   inline namespace RRS_BASELINE_TAG {
 #define RRS_FUNCTIONS_END \
   }                       \
   }                       \
   }
 // The table of rrs/kernels.cpp.
-#define RRS_KERNELS_BEGIN \
-  namespace rrs {         \
-  inline namespace v0 {   \
+#define RRS_KERNELS_BEGIN            \
+  namespace rrs {                    \
+  inline namespace RRS_VERSION_TAG { \
   inline namespace RRS_KERNELS_TAG {
 #define RRS_KERNELS_END RRS_FUNCTIONS_END
 
