@@ -2,7 +2,7 @@
 //
 // Compile this file with RRS_EXTERNAL_KERNELS=1 and with the -m and math flags of the files that
 // include rrs: the names of both encode those flags, so a mismatch does not link, and files with
-// other flags need their own copy of it.
+// other flags need their own copy of it. Files without exceptions need none.
 #include "rrs/core/dispatch.hpp"
 #include "rrs/core/kernel_tables.hpp"
 
@@ -10,8 +10,8 @@
 #error "rrs/kernels.cpp: define RRS_EXTERNAL_KERNELS=1, here and in all files that include rrs"
 #endif
 
-RRS_FUNCTIONS_BEGIN
+RRS_KERNELS_BEGIN
 
 const KernelTable* const* const kTables = kCompiledTables;
 
-RRS_FUNCTIONS_END
+RRS_KERNELS_END

@@ -1,7 +1,7 @@
 // Executors that keep their contract in any order and number of threads give the same bits; those
 // that break it (skip a task, run one twice, at once, or one that does not exist) give whatever
 // they give, but touch no memory that is not theirs. The latter is for the address sanitizer to
-// see.
+// see. Calls of several threads may share a weight: for the thread sanitizer to see.
 #include <gtest/gtest.h>
 
 #include <cstdint>
@@ -85,6 +85,53 @@ TEST(Executors, AnyOrderAndOneToSixteenThreadsGiveTheSameBits) {
     }
   }
   EXPECT_EQ(compared, 50 * static_cast<int>(rrs_test::supported_isas().size()));
+}
+
+// Calls share nothing but weights: each thread has an activation and a workspace of its own.
+TEST(Executors, CallsOfManyThreadsShareAWeight) {
+  constexpr int kThreads = 4, kCalls = 3;
+  int compared = 0;
+  for (const rrs::Scheme& s : schemes()) {
+    const rrs_test::LayerData d = rrs_test::make_layer(20, 90, 160, 6);
+    const auto w = rrs::prepare_weight(d.W(), s);
+    ASSERT_TRUE(w.ok());
+    for (const rrs::Isa isa : rrs_test::supported_isas()) {
+      // Thread i: the first 5 (i + 1) rows, in one call and in two steps by turns.
+      const auto call = [&](int i, bool two_steps) {
+        const std::int64_t m = 5 * (i + 1);
+        const MatrixView<const float> X(d.x.data(), m, d.k);
+        std::vector<float> y(static_cast<std::size_t>(m * d.n));
+        const MatrixView<float> Y(y.data(), m, d.n);
+        rrs::Workspace ws(rrs::workspace_bytes(m, w->view()));
+        rrs::ActivationOptions options;
+        options.isa = isa;
+        rrs::PreparedActivation a;
+        const rrs::Status status =
+            two_steps ? rrs::smooth_rotate_quantize(X, s, ws, a, rrs::SerialExecutor{}, options)
+                      : rrs::linear(X, w->view(), Y, ws, rrs::SerialExecutor{}, options);
+        const bool ok = status.ok() && (!two_steps || rrs::gemm(a, w->view(), Y).ok());
+        return ok ? y : std::vector<float>();
+      };
+      std::vector<std::vector<float>> got(kThreads * kCalls);
+      std::vector<std::thread> team;
+      for (int i = 0; i < kThreads; ++i) {
+        team.emplace_back([&, i] {
+          for (int j = 0; j < kCalls; ++j) {
+            got[static_cast<std::size_t>(i * kCalls + j)] = call(i, (i + j) % 2 == 1);
+          }
+        });
+      }
+      for (std::thread& member : team) member.join();
+      for (int i = 0; i < kThreads; ++i) {
+        const std::vector<float> alone = call(i, false);
+        ASSERT_FALSE(alone.empty());
+        for (int j = 0; j < kCalls; ++j, ++compared) {
+          ASSERT_TRUE(rrs_test::bits_equal(got[static_cast<std::size_t>(i * kCalls + j)], alone));
+        }
+      }
+    }
+  }
+  EXPECT_EQ(compared, 5 * kThreads * kCalls * static_cast<int>(rrs_test::supported_isas().size()));
 }
 
 // Skips each `step`-th task, from `first`.

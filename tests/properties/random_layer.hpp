@@ -15,8 +15,9 @@
 
 namespace rrs_test {
 
-// Cases of a test that does `all` of them: a tenth under a sanitizer, which has the fuzz targets
-// too, and fewer where RRS_TEST_QUICK is set (an emulated CPU).
+// Cases of a test that does `all` of them: one in 200 where RRS_TEST_QUICK is set (the presets
+// ci-clang and asan, forced levels, an emulated CPU), else a tenth under a sanitizer, which has the
+// fuzz targets, too.
 inline int property_cases(int all) {
   if (std::getenv("RRS_TEST_QUICK") != nullptr) return all / 200;
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)

@@ -8,7 +8,8 @@
  *
  * Errors. Every function that can fail returns an rrs_code and, when `error` is not null, writes
  * one line that names the argument, the value and the limit. Nothing is written to an output
- * argument then, except by RRS_NON_FINITE (below). No exception and no signal crosses this border.
+ * argument then, except by RRS_NON_FINITE (below). No exception crosses this border, and nothing
+ * here raises a signal; a mapped file that somebody shortens does (SIGBUS: .github/SECURITY.md).
  * Structs. Each begins with `size`: set it to sizeof, so that a newer library can tell what an
  * older caller knows. Zero the rest (a zero field is its default). Smaller sizes than the first
  * version's are refused. Threading. The library creates no thread: lend yours as an rrs_executor.

@@ -7,11 +7,11 @@
 // baseline flags, and each file calls its own copy. Types stay in the plain version namespace, so
 // that objects can be passed between such files.
 //
-//   RRS_TYPES_BEGIN ... RRS_TYPES_END          rrs::v0            types, enums, POD constants
-//   RRS_FUNCTIONS_BEGIN ... RRS_FUNCTIONS_END  rrs::v0::<flags>   everything that emits code
+//   RRS_TYPES_BEGIN ... RRS_TYPES_END          rrs::v0_1            types, enums, POD constants
+//   RRS_FUNCTIONS_BEGIN ... RRS_FUNCTIONS_END  rrs::v0_1::<flags>   everything that emits code
 //
-// Details of types go into rrs::v0::internal, those of functions into rrs::v0::<flags>::detail: one
-// name for both would mean one or two namespaces depending on the order of includes. Member
+// Details of types go into rrs::v0_1::internal, those of functions into rrs::v0_1::<flags>::detail:
+// one name for both would mean one or two namespaces depending on the order of includes. Member
 // functions of types are RRS_MEMBER (forced inline), for the same reason, and so are the
 // destructors and moves of Workspace, PreparedWeight and Explanation, which the compiler would
 // write. .ci/check_odd_builds compares the symbols of two such files and runs the plain one on a
@@ -98,54 +98,105 @@
 #define RRS_EXTERNAL_KERNELS 0
 #endif
 
-// The tag: the flags that commonly change the code of a baseline function. Flags within one level
-// (VBMI, FP16, ...) share a tag: mixing those in one program needs a CPU that has them all.
-#if defined(__AVX512VNNI__)
-#define RRS_TAG_SIMD simd_avx512vnni
-#elif defined(__AVX512F__)
-#define RRS_TAG_SIMD simd_avx512
+// The tag: the flags that let a compiler put other instructions into a baseline function, or that
+// change its text. The highest of the sets that contain each other, then a code for each other set.
+#if defined(__AVX512F__)
+#define RRS_TAG_SIMD simd_avx512_
 #elif defined(__AVX2__)
-#define RRS_TAG_SIMD simd_avx2
+#define RRS_TAG_SIMD simd_avx2_
 #elif defined(__AVX__)
-#define RRS_TAG_SIMD simd_avx
+#define RRS_TAG_SIMD simd_avx_
+#elif defined(__SSE4_2__)
+#define RRS_TAG_SIMD simd_sse42_
 #elif defined(__SSE4_1__)
-#define RRS_TAG_SIMD simd_sse4
+#define RRS_TAG_SIMD simd_sse4_
+#elif defined(__SSSE3__)
+#define RRS_TAG_SIMD simd_ssse3_
+#elif defined(__SSE3__)
+#define RRS_TAG_SIMD simd_sse3_
 #else
-#define RRS_TAG_SIMD simd_base
+#define RRS_TAG_SIMD simd_base_
 #endif
-#if defined(__FMA__)
-#define RRS_TAG_FMA _fma
+#define RRS_PASTE2_(a, b) a##b
+#define RRS_PASTE2(a, b) RRS_PASTE2_(a, b)
+#define RRS_PASTE4_(a, b, c, d) a##b##c##d
+#define RRS_PASTE4(a, b, c, d) RRS_PASTE4_(a, b, c, d)
+#define RRS_PASTE8_(a, b, c, d, e, f, g, h) a##b##c##d##e##f##g##h
+#define RRS_PASTE8(a, b, c, d, e, f, g, h) RRS_PASTE8_(a, b, c, d, e, f, g, h)
+#if RRS_X86_64
+// The code if the macro is 1, nothing if there is no such macro: RRS_ONE_1 alone brings a comma. A
+// code starts with a digit, so that no macro of the user can have its name.
+#define RRS_ONE_1 0,
+#define RRS_SECOND(first, second, ...) second
+#define RRS_CODE_2(one, code) RRS_SECOND(one code, , )
+#define RRS_CODE_1(macro, code) RRS_CODE_2(RRS_ONE_##macro, code)
+#define RRS_CODE(macro, code) RRS_CODE_1(macro, code)
+#define RRS_TAG_SCALAR                                                                \
+  RRS_PASTE8(RRS_CODE(__POPCNT__, 1p), RRS_CODE(__BMI__, 1b), RRS_CODE(__BMI2__, 2b), \
+             RRS_CODE(__LZCNT__, 1l), RRS_CODE(__MOVBE__, 1m), RRS_CODE(__ADX__, 1a), \
+             RRS_CODE(__TBM__, 1t), RRS_CODE(__GCC_HAVE_SYNC_COMPARE_AND_SWAP_16, 1s))
+#define RRS_TAG_VECTOR                                                                 \
+  RRS_PASTE8(RRS_CODE(__FMA__, 3f), RRS_CODE(__F16C__, 3h), RRS_CODE(__AVXVNNI__, 3v), \
+             RRS_CODE(__GFNI__, 3g), RRS_CODE(__VAES__, 3e), RRS_CODE(__XOP__, 3x),    \
+             RRS_CODE(__FMA4__, 4f), RRS_CODE(__SSE4A__, 4a))
+#define RRS_TAG_AVX512                                                                           \
+  RRS_PASTE8(RRS_CODE(__AVX512BW__, 5b), RRS_CODE(__AVX512DQ__, 5d), RRS_CODE(__AVX512VL__, 5l), \
+             RRS_CODE(__AVX512CD__, 5c), RRS_CODE(__AVX512VNNI__, 5n),                           \
+             RRS_CODE(__AVX512VBMI__, 5v), RRS_CODE(__AVX512VBMI2__, 6v),                        \
+             RRS_CODE(__AVX512IFMA__, 5i))
+#define RRS_TAG_LATER                                                           \
+  RRS_PASTE8(RRS_CODE(__AVX512BITALG__, 5a), RRS_CODE(__AVX512VPOPCNTDQ__, 5p), \
+             RRS_CODE(__AVX512BF16__, 5f), RRS_CODE(__AVX512FP16__, 5h),        \
+             RRS_CODE(__AVX512ER__, 5e), RRS_CODE(__AVX5124FMAPS__, 5m),        \
+             RRS_CODE(__AMX_TILE__, 7t), RRS_CODE(__AMXTILE__, 7t)) /* g++, clang++ */
+#define RRS_TAG_SETS RRS_PASTE4(RRS_TAG_SCALAR, RRS_TAG_VECTOR, RRS_TAG_AVX512, RRS_TAG_LATER)
 #else
-#define RRS_TAG_FMA
+#define RRS_TAG_SETS
 #endif
 #if defined(__FAST_MATH__)
-#define RRS_TAG_MATH _fast
+#define RRS_TAG_MATH fast_
 #else
 #define RRS_TAG_MATH
 #endif
 #if RRS_EXTERNAL_KERNELS
-#define RRS_TAG_KERNELS _external
+#define RRS_TAG_KERNELS external_
 #else
 #define RRS_TAG_KERNELS
 #endif
-#define RRS_PASTE4_(a, b, c, d) a##b##c##d
-#define RRS_PASTE4(a, b, c, d) RRS_PASTE4_(a, b, c, d)
-#define RRS_BASELINE_TAG RRS_PASTE4(RRS_TAG_SIMD, RRS_TAG_FMA, RRS_TAG_MATH, RRS_TAG_KERNELS)
+#if defined(__cpp_exceptions) || defined(_CPPUNWIND)
+#define RRS_TAG_EXCEPTIONS
+#else
+#define RRS_TAG_EXCEPTIONS no_throw
+#endif
+// Kernels have no exceptions to lose: rrs/kernels.cpp serves files with and without.
+#define RRS_KERNELS_TAG RRS_PASTE4(RRS_TAG_SIMD, RRS_TAG_SETS, RRS_TAG_MATH, RRS_TAG_KERNELS)
+#define RRS_BASELINE_TAG RRS_PASTE2(RRS_KERNELS_TAG, RRS_TAG_EXCEPTIONS)
+
+// Before 1.0 a minor version may change a type.
+#define RRS_VERSION_TAG_2(major, minor) v##major##_##minor
+#define RRS_VERSION_TAG_1(major, minor) RRS_VERSION_TAG_2(major, minor)
+#define RRS_VERSION_TAG RRS_VERSION_TAG_1(RRS_VERSION_MAJOR, RRS_VERSION_MINOR)
 
 #define RRS_TYPES_BEGIN \
   namespace rrs {       \
-  inline namespace v0 {
+  inline namespace RRS_VERSION_TAG {
 #define RRS_TYPES_END \
   }                   \
   }
-#define RRS_FUNCTIONS_BEGIN \
-  namespace rrs {           \
-  inline namespace v0 {     \
+#define RRS_FUNCTIONS_BEGIN          \
+  namespace rrs {                    \
+  inline namespace RRS_VERSION_TAG { \
   inline namespace RRS_BASELINE_TAG {
 #define RRS_FUNCTIONS_END \
   }                       \
   }                       \
   }
+// The table of rrs/kernels.cpp.
+#define RRS_KERNELS_BEGIN            \
+  namespace rrs {                    \
+  inline namespace RRS_VERSION_TAG { \
+  inline namespace RRS_KERNELS_TAG {
+#define RRS_KERNELS_END RRS_FUNCTIONS_END
 
 RRS_FUNCTIONS_BEGIN
 

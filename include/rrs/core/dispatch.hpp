@@ -28,12 +28,16 @@ inline std::atomic<int> forced_isa{-1};
 
 RRS_TYPES_END
 
+#if RRS_EXTERNAL_KERNELS
+RRS_KERNELS_BEGIN
+extern const KernelTable* const* const kTables;  // of rrs/kernels.cpp
+RRS_KERNELS_END
+#endif
+
 RRS_FUNCTIONS_BEGIN
 
 // By level; nullptr: the compiler does not know it. Scalar is always there.
-#if RRS_EXTERNAL_KERNELS
-extern const KernelTable* const* const kTables;  // of rrs/kernels.cpp
-#else
+#if !RRS_EXTERNAL_KERNELS
 inline constexpr const KernelTable* const* kTables = kCompiledTables;
 #endif
 inline constexpr const char* kIsaNames[kIsaCount] = {"scalar", "avx2",       "avxvnni",
