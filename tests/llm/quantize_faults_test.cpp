@@ -153,7 +153,8 @@ TEST_F(Faults, FullDiskBehindCalibrationKeepsWhatIsFinished) {
   const std::string saved = read_all(statistics);
   std::uint64_t random = 3;
   int faults = 0, of_linears = 0, of_out = 0;
-  // Twelve, and more until both files were the one that did not fit: which one depends on the sizes.
+  // Twelve, and more until both files were the one that did not fit: which one depends on the
+  // sizes.
   for (int i = 0; i < 12 || (of_linears < 2 && i < 60); ++i, ++faults) {
     p.c.folder.write("out.safetensors.statistics", saved);
     const std::size_t bytes = i == 0   ? 0
