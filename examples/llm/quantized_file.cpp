@@ -349,7 +349,8 @@ void write_quantized(const ModelSource& model, const Method& method, const Prepa
   writer.commit();
 }
 
-QuantizedFile open_quantized(const std::string& path, const ModelSource& model) {
+QuantizedFile open_quantized(const std::string& path, const ModelSource& model,
+                             const std::function<void(std::size_t, std::size_t)>& progress) {
   const auto file = std::make_shared<const Safetensors>(path);
   check_identity(*file, model);
   QuantizedFile q;
@@ -378,6 +379,9 @@ QuantizedFile open_quantized(const std::string& path, const ModelSource& model) 
                                        static_cast<std::int64_t>(info.columns));
       } else {
         linears[l] = map_linear(file, model, name, comes_divided(plan, l));
+      }
+      if (progress) {
+        progress(layer * kLinearsPerLayer + l + 1, model.config().layers * kLinearsPerLayer);
       }
     }
     q.linears.push_back(assemble_layer(std::move(linears)));

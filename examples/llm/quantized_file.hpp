@@ -50,6 +50,7 @@ struct QuantizedFile {
 };
 
 // Throws naming the file and what differs: format, version, model, tensor, shape or checksum.
-QuantizedFile open_quantized(const std::string& path, const ModelSource& model);
+QuantizedFile open_quantized(const std::string& path, const ModelSource& model,
+                             const std::function<void(std::size_t, std::size_t)>& progress = {});
 
 }  // namespace rrs_llm

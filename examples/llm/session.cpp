@@ -68,6 +68,10 @@ std::vector<TokenId> Session::tokens_of_file(const std::string& path) const {
   const rrs_examples::MappedFile file(path);
   EncodeOptions encode;
   encode.prepend_bos = model_->config().add_bos;
+  Progress progress("tokenizing", "bytes");
+  encode.progress = [&](std::size_t done, std::size_t all) {
+    progress.update(static_cast<double>(done), static_cast<double>(all));
+  };
   try {
     return model_->tokenizer().encode(file.text(), encode);
   } catch (const std::runtime_error& error) {
@@ -207,7 +211,10 @@ Contestant Session::prepare(const Method& asked, int kv_bits) {
 
 Contestant Session::open(const std::string& weights) {
   const auto start = std::chrono::steady_clock::now();
-  QuantizedFile file = open_quantized(weights, *model_);
+  Progress progress("opening " + weights, "linears");
+  QuantizedFile file = open_quantized(weights, *model_, [&](std::size_t done, std::size_t all) {
+    progress.update(static_cast<double>(done), static_cast<double>(all));
+  });
   const rrs::KvScheme kv = file.method.kv(options_.kv_bits);
   Contestant c;
   c.method = file.method.name;

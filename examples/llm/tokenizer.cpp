@@ -14,6 +14,7 @@ using rrs_examples::quoted_name;
 struct Tokenizer::Encoding {
   EncodeOptions options;
   const char* begin = nullptr;  // of the whole text, for offsets in messages
+  std::size_t size = 0;
   std::vector<TokenId> ids;
   std::vector<TokenId> piece_ids;
   MergeTable::Workspace workspace;
@@ -153,8 +154,12 @@ void Tokenizer::encode_piece(std::string_view piece, Encoding* encoding) const {
 
 void Tokenizer::encode_plain(std::string_view text, Encoding* encoding) const {
   if (text.empty()) return;
+  std::size_t pieces = 0;
   for (const std::string_view piece : data_.pre_tokenizer.split(text)) {
     encode_piece(piece, encoding);
+    if (++pieces % 4096 != 0 || !encoding->options.progress) continue;
+    encoding->options.progress(static_cast<std::size_t>(piece.data() - encoding->begin),
+                               encoding->size);
   }
 }
 
@@ -167,6 +172,7 @@ std::vector<TokenId> Tokenizer::encode(std::string_view text, EncodeOptions opti
   Encoding encoding;
   encoding.options = options;
   encoding.begin = text.data();
+  encoding.size = text.size();
   if (options.prepend_bos) {
     if (!data_.bos) fail("there is no BOS token to prepend");
     encoding.ids.push_back(*data_.bos);

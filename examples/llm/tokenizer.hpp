@@ -11,6 +11,7 @@
 // Thread safety: const members may run concurrently.
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -54,6 +55,7 @@ struct EncodeOptions {
   bool parse_special = false;
   bool prepend_bos = false;
   MissingByte missing_byte = MissingByte::kRefuse;
+  std::function<void(std::size_t done, std::size_t all)> progress;  // bytes of the text
 };
 
 class Tokenizer {

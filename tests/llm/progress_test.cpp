@@ -98,7 +98,10 @@ TEST_F(ProgressLine, EveryLongLoopHasOneOnATerminalAndNoneElsewhere) {
   for (int i = 0; i < 100; ++i) words += "the hello 123 abc ";
   const std::string text = folder.write("text.txt", words);
   const std::string out = folder.file("out.safetensors");
-  const char *path = model.c_str(), *file = text.c_str();
+  std::string more;
+  for (int i = 0; i < 30; ++i) more += words;
+  const std::string long_text = folder.write("long.txt", more);
+  const char *path = model.c_str(), *file = text.c_str(), *long_file = long_text.c_str();
   const std::pair<std::vector<const char*>, std::vector<std::string>> cases[] = {
       {{"inspect", "--model", path, "--text", file, "--context", "32", "--windows", "1"},
        {"inspecting: "}},
@@ -106,6 +109,10 @@ TEST_F(ProgressLine, EveryLongLoopHasOneOnATerminalAndNoneElsewhere) {
        {"preparing rrs: ", "prefill: "}},
       {{"quantize", "--model", path, "--method", "rrs", "--out", out.c_str()},
        {"quantizing rrs: "}},
+      // The file that the case before wrote; a text of more than 4096 pieces.
+      {{"perplexity", "--model", path, "--text", long_file, "--weights", out.c_str(), "--context",
+        "32", "--windows", "1"},
+       {"tokenizing: ", "opening "}},
       // One window: the line must move inside it, layer by layer.
       {{"perplexity", "--model", path, "--text", file, "--method", "rrs", "--context", "32",
         "--windows", "1"},
@@ -128,7 +135,7 @@ TEST_F(ProgressLine, EveryLongLoopHasOneOnATerminalAndNoneElsewhere) {
     EXPECT_EQ(other.find('\033'), std::string::npos) << other;
     for (const std::string& line : lines) EXPECT_EQ(other.find(line), std::string::npos) << other;
   }
-  EXPECT_EQ(shown, 12);
+  EXPECT_EQ(shown, 14);
 }
 
 TEST_F(ProgressLine, AppearsAfterTheQuietTimeOnly) {

@@ -1,4 +1,4 @@
-// GEMM leaves for AMX: tdpbusd, s8 activations x u8 weights, 16 x 16 outputs x 64 inputs per
+// GEMM leaves for AMX: tdpbsud, s8 activations x u8 weights, 16 x 16 outputs x 64 inputs per
 // instruction. W4A4, W4A8 and W8A8. Tiles of few rows (pack/amx.hpp) run on the VNNI leaves.
 //
 // A tile walks K in blocks. Per block the weights of its panels are unpacked once into L1 (W8: used

@@ -215,7 +215,7 @@ constexpr GemmKernels gemm_kernels(GemmKernels lower) {
   return lower;
 }
 
-// Activation codes stay as they are: unpacking once per 56 rows leaves nothing to save.
+// Activation codes stay as they are: unpacking once per 64 rows leaves nothing to save.
 constexpr PackKernels pack_kernels(PackKernels lower) { return lower; }
 
 }  // namespace avx512vnni
