@@ -39,6 +39,19 @@ TEST(Method, ASimulationRefusesWhatItDoesNotCompute) {
   EXPECT_NO_THROW(make_method("rs", parse_override("attn_q=a8")).plan(0, kQ));
 }
 
+TEST(Method, GlobsOfManyStarsAreQuick) {
+  const std::string name = "blk.12.attn_output";
+  const std::string stars(200, '*');
+  EXPECT_TRUE(matches("*", name) && matches(stars, name) && matches("blk.1?.*_out*t", name));
+  EXPECT_TRUE(matches("*t", name) && matches("b*t*t*t*t", name) && matches("?*" + stars, name));
+  EXPECT_FALSE(matches("*T", name) || matches("blk.?.attn_*", name) || matches("*?x", name));
+  EXPECT_FALSE(matches(name + "?", name) || matches("b*t*t*t*t*t", name));
+  std::string many;
+  for (int i = 0; i < 60; ++i) many += "*?";
+  EXPECT_FALSE(matches(many, name));
+  EXPECT_FALSE(matches("blk" + stars + "saved" + stars + "_", name));
+}
+
 TEST(Method, AnOverrideThatNamesNoLinearIsRefused) {
   for (const char* text : {"fnn_down=a8", "blk.2.ffn_down=a8", "blk.?.ffn=fp"}) {
     expect_in(refusal([&] { check_patterns(make_method("rrs", parse_override(text)), 2); }),
