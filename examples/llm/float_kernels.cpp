@@ -64,10 +64,6 @@ void q8_expand(const std::int8_t* codes, const float* scales, std::int64_t colum
   body::q8_expand(codes, scales, columns, out);
 }
 
-void dot_rows(const float* x, const float* w, std::int64_t n, std::int64_t k, float* y,
-              bool accumulate) noexcept {
-  body::dot_rows(x, w, n, k, y, accumulate);
-}
 float exp_row(float* x, std::int64_t n, float shift) noexcept { return body::exp_row(x, n, shift); }
 float max_row(const float* x, std::int64_t n) noexcept { return body::max_row(x, n); }
 void silu_product(float* a, const float* b, std::int64_t n) noexcept {
@@ -82,9 +78,8 @@ double divergence(const float* a, double lse_a, const float* b, double lse_b,
   return body::divergence(a, lse_a, b, lse_b, n);
 }
 
-constexpr FloatKernels kKernels{"scalar",  &panel_product, &q8_product, &q8_expand,
-                                &dot_rows, &exp_row,       &max_row,    &silu_product,
-                                &rms_norm, &log_sum_exp,   &divergence};
+constexpr FloatKernels kKernels{"scalar", &panel_product, &q8_product, &q8_expand,   &exp_row,
+                                &max_row, &silu_product,  &rms_norm,   &log_sum_exp, &divergence};
 
 }  // namespace scalar
 
@@ -197,10 +192,6 @@ RRS_TARGET_AVX2 void q8_expand(const std::int8_t* codes, const float* scales, st
   body::q8_expand(codes, scales, columns, out);
 }
 
-RRS_TARGET_AVX2 void dot_rows(const float* x, const float* w, std::int64_t n, std::int64_t k,
-                              float* y, bool accumulate) noexcept {
-  body::dot_rows(x, w, n, k, y, accumulate);
-}
 RRS_TARGET_AVX2 float exp_row(float* x, std::int64_t n, float shift) noexcept {
   return body::exp_row(x, n, shift);
 }
@@ -222,9 +213,8 @@ RRS_TARGET_AVX2 double divergence(const float* a, double lse_a, const float* b, 
   return body::divergence(a, lse_a, b, lse_b, n);
 }
 
-constexpr FloatKernels kKernels{"avx2",    &panel_product, &q8_product, &q8_expand,
-                                &dot_rows, &exp_row,       &max_row,    &silu_product,
-                                &rms_norm, &log_sum_exp,   &divergence};
+constexpr FloatKernels kKernels{"avx2",   &panel_product, &q8_product, &q8_expand,   &exp_row,
+                                &max_row, &silu_product,  &rms_norm,   &log_sum_exp, &divergence};
 
 }  // namespace avx2
 
@@ -328,10 +318,6 @@ RRS_TARGET_AVX512 void q8_expand(const std::int8_t* codes, const float* scales,
   body::q8_expand(codes, scales, columns, out);
 }
 
-RRS_TARGET_AVX512 void dot_rows(const float* x, const float* w, std::int64_t n, std::int64_t k,
-                                float* y, bool accumulate) noexcept {
-  body::dot_rows(x, w, n, k, y, accumulate);
-}
 RRS_TARGET_AVX512 float exp_row(float* x, std::int64_t n, float shift) noexcept {
   return body::exp_row(x, n, shift);
 }
@@ -353,9 +339,8 @@ RRS_TARGET_AVX512 double divergence(const float* a, double lse_a, const float* b
   return body::divergence(a, lse_a, b, lse_b, n);
 }
 
-constexpr FloatKernels kKernels{"avx512",  &panel_product, &q8_product, &q8_expand,
-                                &dot_rows, &exp_row,       &max_row,    &silu_product,
-                                &rms_norm, &log_sum_exp,   &divergence};
+constexpr FloatKernels kKernels{"avx512", &panel_product, &q8_product, &q8_expand,   &exp_row,
+                                &max_row, &silu_product,  &rms_norm,   &log_sum_exp, &divergence};
 
 }  // namespace avx512
 

@@ -3,7 +3,6 @@
 //
 //   panel_product   Y[r, o] (+)= sum_k X[r,k] P[o,k]     head, attention scores, p * V
 //   q8_product      the same, P[o,k] = scale * code      head stored in 8 bits
-//   dot_rows        y[o] (+)= sum_k x[k] W[o,k]           one row of a float linear, W row-major
 //   exp_row         x[i] = e^(x[i] - shift), sum          softmax
 //   silu_product    a[i] = a[i] / (1 + e^-a[i]) * b[i]    SwiGLU
 //   rms_norm        y = x / sqrt(mean(x^2) + eps) * gain
@@ -51,9 +50,6 @@ struct FloatKernels {
   // Codes of `columns` k's (a multiple of 32, panels in sequence) as floats.
   void (*q8_expand)(const std::int8_t* codes, const float* scales, std::int64_t columns,
                     float* out) noexcept;
-  // w: [n][k]. Sums in 16 lanes. For products whose many-row form is a BLAS, which has no fast one.
-  void (*dot_rows)(const float* x, const float* w, std::int64_t n, std::int64_t k, float* y,
-                   bool accumulate) noexcept;
   // n a multiple of 16.
   float (*exp_row)(float* x, std::int64_t n, float shift) noexcept;
   float (*max_row)(const float* x, std::int64_t n) noexcept;  // any n >= 1

@@ -42,21 +42,6 @@ RRS_FORCE_INLINE void q8_expand(const std::int8_t* codes, const float* scales, s
   }
 }
 
-RRS_FORCE_INLINE void dot_rows(const float* x, const float* w, std::int64_t n, std::int64_t k,
-                               float* y, bool accumulate) noexcept {
-  for (std::int64_t o = 0; o < n; ++o, w += k) {
-    float lanes[kLanes] = {};
-    std::int64_t i = 0;
-    for (; i + kLanes <= k; i += kLanes) {
-      for (int j = 0; j < kLanes; ++j) lanes[j] += x[i + j] * w[i + j];
-    }
-    for (std::int64_t j = 0; i + j < k; ++j) lanes[j] += x[i + j] * w[i + j];
-    float sum = 0.0f;
-    for (const float lane : lanes) sum += lane;
-    y[o] = accumulate ? y[o] + sum : sum;
-  }
-}
-
 RRS_FORCE_INLINE float exp_row(float* x, std::int64_t n, float shift) noexcept {
   float lanes[kLanes] = {};
   for (std::int64_t i = 0; i < n; i += kLanes) {

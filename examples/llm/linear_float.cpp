@@ -41,11 +41,10 @@ class BlasLinear final : public Linear {
     // Slices of one width whatever the team: OpenBLAS gives an output other bits in a product of
     // other width (its AVX-512 kernels do). A gemm packs X once per slice: half a percent of it.
     constexpr std::int64_t kSlice = 192;
-    const bool one = input.rows() == 1 && own_row_;
     pool((rows_ + kSlice - 1) / kSlice, [&](std::int64_t task) noexcept {
       slice(input, out, task * kSlice, (std::min)((task + 1) * kSlice, rows_));
     });
-    return one ? "dot_rows_avx2" : kernel_.c_str();
+    return kernel_.c_str();
   }
 
   LinearInfo info() const override {
@@ -60,9 +59,7 @@ class BlasLinear final : public Linear {
     const auto k = static_cast<blasint>(cols_);
     const float* w = weight_.data() + first * cols_;
     const float beta = out.accumulate ? 1.0f : 0.0f;
-    if (m == 1 && own_row_) {
-      float_kernels().dot_rows(input.x(), w, n, k, out.y + first, out.accumulate);
-    } else if (m == 1) {
+    if (m == 1) {
       cblas_sgemv(CblasRowMajor, CblasNoTrans, n, k, 1.0f, w, k, input.x(), 1, beta, out.y + first,
                   1);
     } else {
@@ -77,8 +74,6 @@ class BlasLinear final : public Linear {
 
   std::string name_;
   std::string kernel_ = std::string("openblas_sgemm ") + openblas_get_corename();
-  // One row only streams the weight, at which sgemv takes 1.5 times as long.
-  bool own_row_ = std::string(float_kernels().name) == "avx2";
   std::vector<float> weight_;
   std::int64_t rows_;
   std::int64_t cols_;

@@ -115,38 +115,6 @@ TEST(Head, FollowsTheWrittenOrder) {
   }
 }
 
-// Sums in 16 lanes, then over the lanes, at every level.
-TEST(FloatKernels, DotRowsFollowsItsOrder) {
-  constexpr std::int64_t kRows = 5;
-  int cases = 0;
-  for (const std::int64_t k : {1, 15, 16, 96, 100}) {
-    const std::vector<float> x = values(static_cast<std::size_t>(k));
-    const std::vector<float> w = values(static_cast<std::size_t>(k * kRows));
-    std::vector<float> expected(kRows);
-    for (std::int64_t o = 0; o < kRows; ++o) {
-      float lanes[16] = {};
-      for (std::int64_t i = 0; i < k; ++i) {
-        const float product =
-            x[static_cast<std::size_t>(i)] * w[static_cast<std::size_t>(o * k + i)];
-        lanes[i % 16] += product;
-      }
-      for (const float lane : lanes) expected[static_cast<std::size_t>(o)] += lane;
-    }
-    rrs_test::each_isa([&](const rrs::KernelTable& table) {
-      std::vector<float> y(kRows, 1.0f);
-      float_kernels().dot_rows(x.data(), w.data(), kRows, k, y.data(), false);
-      for (std::size_t o = 0; o < y.size(); ++o) {
-        EXPECT_NEAR(y[o], expected[o], 1e-5f) << table.name << ' ' << k;
-      }
-      const std::vector<float> first = y;
-      float_kernels().dot_rows(x.data(), w.data(), kRows, k, y.data(), true);
-      for (std::size_t o = 0; o < y.size(); ++o) EXPECT_EQ(y[o], first[o] + first[o]) << k;
-      ++cases;
-    });
-  }
-  EXPECT_GE(cases, 5);
-}
-
 TEST(Head, EightBitsTakeLessThanAThirdOfTheBytes) {
   const OneMatrix floats(256, 96, false), blocks(256, 96, true);
   const Head f32(floats, "matrix"), q8(blocks, "matrix");
