@@ -41,9 +41,7 @@ Method quantize(const Options& o, const Method& asked, const SideFiles& side) {
   session.give_calibration(method, &options);
   session.forget_float_linears();
   Progress progress("quantizing " + method.name, "linears");
-  options.progress = [&](std::size_t done, std::size_t all) {
-    progress.update(static_cast<double>(done), static_cast<double>(all));
-  };
+  options.progress = progress.counter();
   options.warn = options.note = [](const std::string& line) { print(line + "\n"); };
   write_quantized(session.model(), method, options, session.pool(), o.out);
   return method;

@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <functional>
 #include <string>
 
 namespace rrs_llm {
@@ -35,6 +36,12 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
 
   void update(double done, double all);
+  // update, as loops that count call it. Must not outlive this.
+  std::function<void(std::size_t done, std::size_t all)> counter() {
+    return [this](std::size_t done, std::size_t all) {
+      update(static_cast<double>(done), static_cast<double>(all));
+    };
+  }
   void label(std::string what) { what_ = std::move(what); }
 
  private:

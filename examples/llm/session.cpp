@@ -69,9 +69,7 @@ std::vector<TokenId> Session::tokens_of_file(const std::string& path) const {
   EncodeOptions encode;
   encode.prepend_bos = model_->config().add_bos;
   Progress progress("tokenizing", "bytes");
-  encode.progress = [&](std::size_t done, std::size_t all) {
-    progress.update(static_cast<double>(done), static_cast<double>(all));
-  };
+  encode.progress = progress.counter();
   try {
     return model_->tokenizer().encode(file.text(), encode);
   } catch (const std::runtime_error& error) {
@@ -83,9 +81,7 @@ const LinearStack& Session::float_linears() {
   if (float_linears_.empty()) {
     Progress progress("reading", "linears");
     PrepareOptions options;
-    options.progress = [&](std::size_t done, std::size_t all) {
-      progress.update(static_cast<double>(done), static_cast<double>(all));
-    };
+    options.progress = progress.counter();
     float_linears_ = prepare_linears(*model_, make_method("fp", {}), options, *pool_);
   }
   return float_linears_;
@@ -149,9 +145,7 @@ const Calibration& Session::calibration(const Method& method) {
                 store_factory(make_method("fp", {}).kv(16)), *pool_);
   engine.set_prefix(prefixed);
   Progress progress("calibrating", "tokens x layers");
-  options.progress = [&](std::size_t done, std::size_t all) {
-    progress.update(static_cast<double>(done), static_cast<double>(all));
-  };
+  options.progress = progress.counter();
   const auto start = std::chrono::steady_clock::now();
   Calibration& made = calibrations_[key] = calibrate(&engine, tokens, options);
   calibration_seconds_ = seconds_since(start);
@@ -191,9 +185,7 @@ Contestant Session::prepare(const Method& asked, int kv_bits) {
   PrepareOptions options = prepare_options(method);
   const auto start = std::chrono::steady_clock::now();
   Progress progress("preparing " + method.name, "linears");
-  options.progress = [&](std::size_t done, std::size_t all) {
-    progress.update(static_cast<double>(done), static_cast<double>(all));
-  };
+  options.progress = progress.counter();
   const rrs::KvScheme kv = method.kv(kv_bits);
   Contestant c;
   c.method = method.name;
@@ -212,9 +204,7 @@ Contestant Session::prepare(const Method& asked, int kv_bits) {
 Contestant Session::open(const std::string& weights) {
   const auto start = std::chrono::steady_clock::now();
   Progress progress("opening " + weights, "linears");
-  QuantizedFile file = open_quantized(weights, *model_, [&](std::size_t done, std::size_t all) {
-    progress.update(static_cast<double>(done), static_cast<double>(all));
-  });
+  QuantizedFile file = open_quantized(weights, *model_, progress.counter());
   const rrs::KvScheme kv = file.method.kv(options_.kv_bits);
   Contestant c;
   c.method = file.method.name;

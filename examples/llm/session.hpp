@@ -87,6 +87,8 @@ class Session {
   std::shared_ptr<const ModelParts> parts_of_layers();
   LayerSource float_layer_source();
   std::unique_ptr<Engine> float_engine(const std::shared_ptr<const Prefix>& prefix);
+  // Of the calibration text, for QFeM and QFeP: at most `room` tokens each.
+  std::vector<std::vector<TokenId>> spike_windows(std::size_t count, std::size_t room);
   const SpikeMeasurement& spikes(const std::shared_ptr<const Prefix>& prefix);
   PrepareOptions prepare_options(const Method& method);
 

@@ -46,28 +46,26 @@ std::size_t token_count(const std::vector<std::vector<TokenId>>& windows) {
   return count;
 }
 
-// Windows that fit behind the prefix; a bad text is refused as any calibration's. `brief`: windows
-// may be shorter than asked for, as the text is not the user's.
-std::vector<std::vector<TokenId>> windows_of(const std::vector<TokenId>& tokens,
-                                             const SpikeOptions& options, std::size_t room,
-                                             bool brief) {
-  CalibrationOptions check;
-  check.windows = options.windows;
-  check.context = (std::min)(options.length, room);
-  if (brief) check.context = (std::min)(check.context, tokens.size());
-  calibration_starts(tokens, check);
-  return calibration_windows(tokens, options.windows, check.context);
-}
-
 }  // namespace
+
+// Windows that fit behind the prefix; a bad text is refused as any calibration's. They may be
+// shorter than asked for where the text is not the user's.
+std::vector<std::vector<TokenId>> Session::spike_windows(std::size_t count, std::size_t room) {
+  const std::vector<TokenId>& tokens = calibration_tokens();
+  CalibrationOptions check;
+  check.windows = count;
+  check.context = (std::min)(options_.spikes.length, room);
+  if (!spare_tokens_.empty()) check.context = (std::min)(check.context, tokens.size());
+  calibration_starts(tokens, check);
+  return calibration_windows(tokens, count, check.context);
+}
 
 const SpikeMeasurement& Session::spikes(const std::shared_ptr<const Prefix>& prefix) {
   const std::vector<TokenId> key = prefix_tokens(prefix.get());
   if (const auto at = spikes_.find(key); at != spikes_.end()) return at->second;
   const std::size_t room = model_->config().context - key.size();
   const std::unique_ptr<Engine> engine = float_engine(prefix);
-  const auto windows =
-      windows_of(calibration_tokens(), options_.spikes, room, !spare_tokens_.empty());
+  const auto windows = spike_windows(options_.spikes.windows, room);
   SpikeMeasurement m;
   {
     EngineProgress progress("spike scores", options_.spike_log,
@@ -93,8 +91,7 @@ std::shared_ptr<const Prefix> Session::prefix(const Method& method) {
                               ProgressEnd::kAtMost);
       progress.show(engine.get());
       found_prefix_ = find_prefix(engine.get(),
-                                  windows_of(calibration_tokens(), options_.spikes,
-                                             model_->config().context, !spare_tokens_.empty()),
+                                  spike_windows(options_.spikes.windows, model_->config().context),
                                   measured, options_.spike_log)
                           .tokens;
     }
@@ -124,18 +121,14 @@ Session::Resolved Session::resolve_linears(const Method& method) {
   const Method all = with_exemptions(method, std::vector<bool>(search.scores.size(), true));
   const auto prepared = [&](const Method& m, const char* what) {
     Progress progress(what + m.name, "linears");
-    options.progress = [&](std::size_t done, std::size_t count) {
-      progress.update(static_cast<double>(done), static_cast<double>(count));
-    };
+    options.progress = progress.counter();
     return prepare_linears(*model_, m, options, *pool_);
   };
   const LinearStack plain = prepared(method, "preparing ");
   const LinearStack exempt = prepared(all, "preparing, all modules exempt, ");
   search.plain = &plain;
   search.exempt = &exempt;
-  SpikeOptions few = options_.spikes;
-  few.windows = options_.spikes.search_windows;
-  const auto windows = windows_of(calibration_tokens(), few, room, !spare_tokens_.empty());
+  const auto windows = spike_windows(options_.spikes.search_windows, room);
   // All exempt, none, and one more for each score.
   const std::size_t passes = 2 + search.scores.size();
   EngineProgress progress("exempt modules", options_.spike_log,

@@ -103,6 +103,32 @@ TEST(Generate, SeedsRepeatAndDecodingEqualsPrefill) {
   EXPECT_GT(greedy.kv_bytes, 0);
 }
 
+// A model with more rows than its tokenizer has tokens, which would be the most likely ones.
+TEST(Generate, StaysWithinTheTokenizerOfAPaddedVocabulary) {
+  TinyModel m = tiny_model(Architecture::kQwen2, true);
+  const std::size_t tokens = m.vocabulary.tokens.size();
+  for (TinyTensor& t : m.tensors) {
+    if (t.name != "token_embd") continue;
+    for (std::size_t i = 0; i < 40 * t.columns; ++i) t.values.push_back(4.0f * t.values[i]);
+    m.config.vocab = t.rows += 40;
+  }
+  const TempFolder folder;
+  write_tiny_hf(m, folder);
+  TinyEngine tiny(folder.path(), "rrs");
+  GenerateOptions o;
+  o.tokens = 30;
+  const std::vector<TokenId> prompt{1, 4, 9, 3};
+  const auto likeliest = tiny.logits(prompt).back();
+  const auto best = std::max_element(likeliest.begin(), likeliest.end()) - likeliest.begin();
+  ASSERT_GE(static_cast<std::size_t>(best), tokens);
+  for (const double temperature : {0.0, 3.0}) {
+    o.temperature = temperature;
+    const GenerateResult r = generate(tiny.engine.get(), prompt, o, nullptr);
+    EXPECT_GE(r.tokens.size(), 1u);
+    for (const TokenId t : r.tokens) EXPECT_LT(static_cast<std::size_t>(t), tokens);
+  }
+}
+
 TEST(Generate, StopsAtAnEndTokenAndAtTheContext) {
   TinyModel m = tiny_model(Architecture::kLlama, true);
   const TempFolder folder;

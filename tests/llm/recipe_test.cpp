@@ -217,4 +217,23 @@ TEST(Ladder, FreeUpgradesComeFirstAndBadInputIsRefused) {
   EXPECT_THROW(order_upgrades(l), std::runtime_error);
 }
 
+// The same tensors under another configuration are another model.
+TEST(Recipe, FingerprintsCoverTheConfiguration) {
+  TinyModel m = tiny_model(Architecture::kLlama, true);
+  const auto fingerprint = [&] {
+    const TempFolder folder;
+    write_tiny_hf(m, folder);
+    return model_fingerprint(*open_model(folder.path()));
+  };
+  const std::string first = fingerprint();
+  EXPECT_EQ(fingerprint(), first);
+  m.config.context = 64;
+  const std::string shorter = fingerprint();
+  EXPECT_NE(shorter, first);
+  m.config.heads = 2;
+  m.config.kv_heads = 1;
+  m.config.head_size = 32;
+  EXPECT_NE(fingerprint(), shorter);
+}
+
 }  // namespace

@@ -12,6 +12,7 @@
 
 #include "support/layer.hpp"
 #include "support/random.hpp"
+#include "support/sanitizer.hpp"
 
 namespace rrs_test {
 
@@ -20,14 +21,7 @@ namespace rrs_test {
 // fuzz targets, too.
 inline int property_cases(int all) {
   if (std::getenv("RRS_TEST_QUICK") != nullptr) return all / 200;
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  return all / 10;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-  return all / 10;
-#endif
-#endif
-  return all;
+  return kSanitized ? all / 10 : all;
 }
 
 struct RandomLayer {
