@@ -140,6 +140,27 @@ RRS_TARGET_AVX512 RRS_FORCE_INLINE void unpack_nibbles(const std::uint8_t* in, i
   }
 }
 
+// Float sums of R rows x P panels, between memory and registers; `stride` in floats.
+template <unsigned R, unsigned P>
+RRS_TARGET_AVX512 RRS_FORCE_INLINE void load_sums(const float* from, std::int64_t stride,
+                                                  __m512 (&sum_f32x16)[R][P]) noexcept {
+  RRS_UNROLL_FULL
+  for (unsigned r = 0; r < R; ++r) {
+    RRS_UNROLL_FULL
+    for (unsigned p = 0; p < P; ++p) sum_f32x16[r][p] = _mm512_loadu_ps(from + r * stride + p * 16);
+  }
+}
+
+template <unsigned R, unsigned P>
+RRS_TARGET_AVX512 RRS_FORCE_INLINE void store_sums(const __m512 (&sum_f32x16)[R][P],
+                                                   std::int64_t stride, float* to) noexcept {
+  RRS_UNROLL_FULL
+  for (unsigned r = 0; r < R; ++r) {
+    RRS_UNROLL_FULL
+    for (unsigned p = 0; p < P; ++p) _mm512_storeu_ps(to + r * stride + p * 16, sum_f32x16[r][p]);
+  }
+}
+
 // out += float(code_sum) * offset * s, for a finished group (offsets are rare: not tuned).
 RRS_TARGET_AVX512 inline void add_offsets(const GemmTileArgs& a, std::int64_t group, int panel,
                                           int panels) noexcept {

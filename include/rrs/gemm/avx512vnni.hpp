@@ -106,13 +106,7 @@ RRS_TARGET_AVX512VNNI inline void magic_tile(const GemmBlock& b, int first_row) 
   for (unsigned p = 0; p < P; ++p) weights[p] = b.weights[p];
   float* out = b.out + first_row * b.out_stride;
   __m512 sum_f32x16[R][P];
-  RRS_UNROLL_FULL
-  for (unsigned r = 0; r < R; ++r) {
-    RRS_UNROLL_FULL
-    for (unsigned p = 0; p < P; ++p) {
-      sum_f32x16[r][p] = _mm512_loadu_ps(out + r * b.out_stride + p * 16);
-    }
-  }
+  avx512::load_sums(out, b.out_stride, sum_f32x16);
   for (int g = 0; g < b.groups; ++g) {
     __m512i acc_i32x16[R][P];
     RRS_UNROLL_FULL
@@ -136,13 +130,7 @@ RRS_TARGET_AVX512VNNI inline void magic_tile(const GemmBlock& b, int first_row) 
       }
     }
   }
-  RRS_UNROLL_FULL
-  for (unsigned r = 0; r < R; ++r) {
-    RRS_UNROLL_FULL
-    for (unsigned p = 0; p < P; ++p) {
-      _mm512_storeu_ps(out + r * b.out_stride + p * 16, sum_f32x16[r][p]);
-    }
-  }
+  avx512::store_sums(sum_f32x16, b.out_stride, out);
 }
 
 // The same for kConvert and kCarry; floats live in `out`.

@@ -108,11 +108,7 @@ RRS_TARGET_AVX512VNNI __attribute__((noinline)) inline void wide_sub(const WideB
   const std::int64_t stride = kRegisters ? b.out_stride : std::int64_t{P * 16};
   float* out = b.out + first_row * stride;
   __m512 sum_f32x16[R][P];
-  RRS_UNROLL_FULL
-  for (unsigned r = 0; r < R && kRegisters; ++r) {
-    RRS_UNROLL_FULL
-    for (unsigned p = 0; p < P; ++p) sum_f32x16[r][p] = _mm512_loadu_ps(out + r * stride + p * 16);
-  }
+  if (kRegisters) avx512::load_sums(out, stride, sum_f32x16);
   for (int g = 0; g < groups; ++g) {
     __m512i acc_i32x16[R][P];
     RRS_UNROLL_FULL
@@ -151,11 +147,7 @@ RRS_TARGET_AVX512VNNI __attribute__((noinline)) inline void wide_sub(const WideB
     }
     vc += 2 * P * 16;
   }
-  RRS_UNROLL_FULL
-  for (unsigned r = 0; r < R && kRegisters; ++r) {
-    RRS_UNROLL_FULL
-    for (unsigned p = 0; p < P; ++p) _mm512_storeu_ps(out + r * stride + p * 16, sum_f32x16[r][p]);
-  }
+  if (kRegisters) avx512::store_sums(sum_f32x16, stride, out);
 }
 
 // R rows x P panels of a row group: int32 sums, to and from `out`.
