@@ -23,8 +23,8 @@ class Canvas {
             double radius = 0.0);
   void line(double x1, double y1, double x2, double y2, const char* colour, double width = 1.0,
             const char* dashes = nullptr);
-  void polygon(const std::vector<std::pair<double, double>>& points, const char* fill);
-  void polyline(const std::vector<std::pair<double, double>>& points, const char* colour,
+  void polygon(const std::vector<std::pair<double, double>>& corners, const char* fill);
+  void polyline(const std::vector<std::pair<double, double>>& corners, const char* colour,
                 double width);
   // Diagonal stripes of a colour: fill with "url(#id)".
   void stripes(const char* id, const char* colour);

@@ -37,17 +37,17 @@ std::string utf8(unsigned point) {
 }  // namespace
 
 const std::array<std::string, 256>& byte_characters() {
-  static const auto kCharactersOfBytes = [] {
+  static const auto characters_of_bytes = [] {
     std::array<std::string, 256> result;
     const auto points = make_code_points();
     for (std::size_t byte = 0; byte < 256; ++byte) result[byte] = utf8(points[byte]);
     return result;
   }();
-  return kCharactersOfBytes;
+  return characters_of_bytes;
 }
 
 std::string spelled_bytes(std::string_view text) {
-  static const auto kBytes = make_bytes();
+  static const auto bytes = make_bytes();
   std::string result;
   for (std::size_t i = 0; i < text.size(); ++i) {
     unsigned point = static_cast<unsigned char>(text[i]);
@@ -57,8 +57,8 @@ std::string spelled_bytes(std::string_view text) {
       if ((second & 0xc0u) != 0x80u) return std::string(text);
       point = (point & 0x1fu) << 6 | (second & 0x3fu);
     }
-    if (point >= kBytes.size() || kBytes[point] < 0) return std::string(text);
-    result += static_cast<char>(kBytes[point]);
+    if (point >= bytes.size() || bytes[point] < 0) return std::string(text);
+    result += static_cast<char>(bytes[point]);
   }
   return result;
 }

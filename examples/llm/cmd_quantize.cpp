@@ -36,7 +36,7 @@ Method quantize(const Options& o, const Method& asked, const SideFiles& side) {
   }
   open.resume = options.resume = o.resume;
   Session session(open);
-  const Method method = session.resolve(asked);
+  Method method = session.resolve(asked);
   options.prefix = session.prefix(method);
   session.give_calibration(method, &options);
   session.forget_float_linears();

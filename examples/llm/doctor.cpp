@@ -222,14 +222,14 @@ double OutputError::sqnr_db() const { return 10.0 * std::log10(signal / noise); 
 double OutputError::cosine() const { return dot / std::sqrt(signal * other); }
 
 const std::array<DoctorMethod, kDoctorMethods>& doctor_methods() {
-  static const std::array<DoctorMethod, kDoctorMethods> kMethods{
+  static const std::array<DoctorMethod, kDoctorMethods> methods{
       {{"rtn", "plain 4 bits: one step size per token, no rotation"},
        {"rrs@rotation=none", "4 bits, a step size for every 32 channels, no rotation"},
        {"quarot", "4 bits, all channels rotated together (QuaRot)"},
        {"rrs", "4 bits, rotated in blocks of 32, a step size for every block and token"},
        {"rrs_w4a8", "the same with 8-bit activations"},
        {"rrs_w4a16", "the same with float activations: what is left is the weights' error"}}};
-  return kMethods;
+  return methods;
 }
 
 Surface make_surface(const float* x, std::int64_t rows, std::int64_t cols) {

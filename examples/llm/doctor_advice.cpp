@@ -29,6 +29,7 @@ double weight_error(const ModuleReport& m) { return m.errors[kA16].noise / m.err
 template <class Value>
 double median_of(const std::vector<ModuleReport>& modules, const Value& value) {
   std::vector<double> values;
+  values.reserve(modules.size());
   for (const ModuleReport& m : modules) values.push_back(value(m));
   std::sort(values.begin(), values.end());
   return values.empty() ? 0.0 : values[(values.size() - 1) / 2];

@@ -48,6 +48,7 @@ std::uint64_t integer_bits(MetadataType type, const std::byte* data, bool* negat
 // Sorted by offset, no tensor may begin before the one before it ended.
 void check_overlap(const std::vector<GgufTensor>& tensors, const std::string& path) {
   std::vector<const GgufTensor*> sorted;
+  sorted.reserve(tensors.size());
   for (const GgufTensor& tensor : tensors) sorted.push_back(&tensor);
   std::sort(sorted.begin(), sorted.end(),
             [](const GgufTensor* a, const GgufTensor* b) { return a->data < b->data; });

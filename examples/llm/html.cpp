@@ -36,9 +36,7 @@ std::string escape(std::string_view s, bool visible) {
   for (std::size_t at = 0; at < s.size();) {
     const std::size_t length = character_length(s, at);
     const char c = s[at];
-    if (length == 0) {
-      out += kReplacement;
-    } else if (length > 1) {
+    if (length > 1) {
       out += s.substr(at, length);
     } else if (c == '&') {
       out += "&amp;";
@@ -56,7 +54,7 @@ std::string escape(std::string_view s, bool visible) {
       out += "&#x21B5;";
     } else if (visible && c == '\t') {
       out += "&#x21E5;";
-    } else if (c == '\n' || c == '\t' || (c >= ' ' && c != 0x7f)) {
+    } else if (length == 1 && (c == '\n' || c == '\t' || (c >= ' ' && c != 0x7f))) {
       out += c;
     } else {
       out += kReplacement;

@@ -73,6 +73,7 @@ void check_used(const Options& o, const std::vector<Setting>& common,
   std::vector<Setting> all = common;
   all.insert(all.end(), added.begin(), added.end());
   std::vector<Method> methods;
+  methods.reserve(texts.size());
   for (const std::string& text : texts) methods.push_back(make_method(text, all));
   const auto refuse = [](const Setting& s, const std::string& who) {
     const bool branch = s.key == "rank-bits" || s.key == "outliers";

@@ -94,7 +94,7 @@ class WindowScorer {
         const float* other = reference.logits.data() + (first + r) * stride_;
         tally->divergences[base + at] = static_cast<float>(
             float_kernels().divergence(other, reference.log_sums[at], row, log_sum, vocab_));
-        agrees[at] = row[reference.best[at]] >= float_kernels().max_row(row, vocab_);
+        agrees[at] = row[reference.best[at]] >= float_kernels().max_row(row, vocab_) ? 1 : 0;
         return log_sum - static_cast<double>(row[window[at + 1]]);
       });
     });

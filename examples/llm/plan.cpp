@@ -151,6 +151,7 @@ class Planner {
     }
     std::sort(values.begin(), values.end());
     std::vector<std::string> texts;
+    texts.reserve(values.size());
     for (const int value : values) texts.push_back(std::to_string(value));
     return texts;
   }

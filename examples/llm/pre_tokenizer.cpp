@@ -161,7 +161,7 @@ PreTokenizer named_pre_tokenizer(std::string_view name, const std::string& where
     std::string_view name;
     std::vector<const char*> stages;
   };
-  static const std::array<Named, 7> kNamed{{
+  static const std::array<Named, 7> known{{
       {"smollm", {kSingleDigits, kGpt2Pattern}},
       {"gpt-2", {kGpt2Pattern}},
       {"llama-bpe", {kLlama3Pattern}},
@@ -170,7 +170,7 @@ PreTokenizer named_pre_tokenizer(std::string_view name, const std::string& where
       {"qwen2", {kQwen2Pattern}},
       {"default", {kDefaultPunctuation, kGpt2Pattern, kDigitRuns, kDigitTriples}},
   }};
-  for (const Named& entry : kNamed) {
+  for (const Named& entry : known) {
     if (entry.name != name) continue;
     PreTokenizer result;
     for (const char* stage : entry.stages) result.add_stage(stage, where);

@@ -54,6 +54,7 @@ void write_prefix(const Prefix& prefix, rrs_examples::SafetensorsWriter* writer)
     for (const Prefix::Layer& layer : prefix.layers) {
       const std::vector<float>& values = name == kKeys ? layer.k : layer.v;
       std::vector<std::uint16_t> halves;
+      halves.reserve(values.size());
       for (const float value : values) halves.push_back(rrs_examples::f32_to_f16(value));
       writer->write(name, halves.data(), halves.size() * sizeof(std::uint16_t));
     }

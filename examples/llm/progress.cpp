@@ -1,5 +1,6 @@
 #include "progress.hpp"
 
+#include <cmath>
 #include <cstdio>
 #include <utility>
 
@@ -27,7 +28,7 @@ std::string progress_text(const std::string& what, const std::string& unit, doub
     std::snprintf(text, sizeof text, "%.100s: %.0f %s", what.c_str(), done, unit.c_str());
     return text;
   }
-  const auto left = static_cast<long>((all - done) / rate + 0.5);
+  const auto left = std::lround((all - done) / rate);
   const bool bound = end == ProgressEnd::kAtMost;
   char share[16] = "";
   if (!bound) std::snprintf(share, sizeof share, "%3.0f %%, ", 100.0 * done / all);

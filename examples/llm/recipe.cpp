@@ -142,7 +142,7 @@ std::string take_recipe(std::string* text) {
                              "(rrs-llm plan writes one)");
   }
   const std::size_t end = (std::min)(text->find('@', at + 1), text->size());
-  const std::string path = text->substr(at + key.size(), end - at - key.size());
+  std::string path = text->substr(at + key.size(), end - at - key.size());
   text->erase(at, end - at);
   return path;
 }

@@ -41,8 +41,8 @@ class Session {
   // The float linears of the whole model that an engine or a search has read: not needed any more.
   void forget_float_linears() { float_linears_.clear(); }
 
-  Contestant prepare(const Method& method) { return prepare(method, options_.kv_bits); }
-  Contestant prepare(const Method& method, int kv_bits);
+  Contestant prepare(const Method& asked) { return prepare(asked, options_.kv_bits); }
+  Contestant prepare(const Method& asked, int kv_bits);
   // `weights`: a file that `quantize` wrote for this model.
   Contestant open(const std::string& weights);
 

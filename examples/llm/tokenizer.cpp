@@ -170,16 +170,16 @@ std::vector<TokenId> Tokenizer::encode(std::string_view text, EncodeOptions opti
     fail("text of " + std::to_string(text.size()) + " bytes exceeds " + std::to_string(kLongest));
   }
   Encoding encoding;
-  encoding.options = options;
+  encoding.options = std::move(options);
   encoding.begin = text.data();
   encoding.size = text.size();
-  if (options.prepend_bos) {
+  if (encoding.options.prepend_bos) {
     if (!data_.bos) fail("there is no BOS token to prepend");
     encoding.ids.push_back(*data_.bos);
   }
   std::size_t plain = 0;  // start of the text not yet encoded
   for (std::size_t i = 0; i < text.size();) {
-    const TokenId id = added_at(text.substr(i), options.parse_special);
+    const TokenId id = added_at(text.substr(i), encoding.options.parse_special);
     if (id == kNoToken) {
       ++i;
       continue;

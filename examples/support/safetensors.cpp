@@ -315,6 +315,7 @@ void SafetensorsWriter::commit() {
 void write_safetensors(const std::string& path, const std::vector<Tensor>& tensors,
                        const std::map<std::string, std::string>& metadata) {
   std::vector<TensorSpec> specs;
+  specs.reserve(tensors.size());
   for (const Tensor& tensor : tensors) specs.push_back({tensor.name, tensor.dtype, tensor.shape});
   SafetensorsWriter writer(path, specs, metadata);
   for (const Tensor& tensor : tensors) writer.write(tensor.name, tensor.data, tensor.size);

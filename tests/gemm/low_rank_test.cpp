@@ -148,7 +148,7 @@ void down_covers_every_rank(int bits) {
       }
       std::vector<float> u(static_cast<std::size_t>(kRows * columns), -1.0f);
       const rrs::LowRankView view{rank, 64, kInputs, packed.data(), nullptr, bits, scales.data()};
-      rrs::detail::low_rank_down(table.gemm, view, x.data(), kInputs, kRows, u.data(), columns);
+      rrs::detail::low_rank_down(table.gemm, view, x.data(), kInputs, kRows, u.data());
       ASSERT_TRUE(rrs_test::bits_equal(u, down_in_order(x, b, rank, kInputs, scales)))
           << "rank " << rank << " bits " << bits;
     }

@@ -169,8 +169,8 @@ inline void run_tile(const GemmKernels& kernels, const GemmKernel& kernel, const
   const bool low_rank = p.low_rank.rank > 0;
   if (low_rank) {
     const std::int64_t stride = low_rank_columns(p.low_rank.rank);
-    low_rank_up(kernels, p.low_rank, p.low_rank_u + first_row * stride, stride,
-                p.token_scales + first_row, a.rows, panel, panels, acc);
+    low_rank_up(kernels, p.low_rank, p.low_rank_u + first_row * stride, p.token_scales + first_row,
+                panel, a);
   }
   for (int r = 0; r < a.rows; ++r) {
     const bool scaled = low_rank || p.token_scales == nullptr;

@@ -71,40 +71,40 @@ void with_low_rank_args(const LowRankView& b, const Use& use) noexcept {
   }
 }
 
-// u [rows][u_stride] = x [rows][x_stride] L_B^T (times s at 8 bits); u_stride >=
-// low_rank_columns(rank).
+// u [rows][low_rank_columns(rank)] = x [rows][x_stride] L_B^T (times s at 8 bits).
 inline void low_rank_down(const GemmKernels& kernels, const LowRankView& b, const float* x,
-                          std::int64_t x_stride, int rows, float* u,
-                          std::int64_t u_stride) noexcept {
+                          std::int64_t x_stride, int rows, float* u) noexcept {
+  const std::int64_t columns = low_rank_columns(b.rank);
   with_low_rank_args(b, [&](auto a) {
     a.rows = rows;
     a.x = x;
     a.x_stride = x_stride;
     a.out = u;
-    a.out_stride = u_stride;
+    a.out_stride = columns;
     low_rank_down_panels(kernels, b, a);
   });
   if (b.bits == 16) return;
   for (int t = 0; t < rows; ++t) {
-    for (std::int64_t j = 0; j < low_rank_columns(b.rank); ++j) u[t * u_stride + j] *= b.scales[j];
+    for (std::int64_t j = 0; j < columns; ++j) u[t * columns + j] *= b.scales[j];
   }
 }
 
-// z [rows][panels * 16] = token_scales * z + u L_A^T for the panels from `panel` on.
+// tile.out [rows][panels * 16] = token_scales * tile.out + u L_A^T for the panels from `panel` on;
+// u [rows][low_rank_columns(rank)].
 inline void low_rank_up(const GemmKernels& kernels, const LowRankView& b, const float* u,
-                        std::int64_t u_stride, const float* token_scales, int rows,
-                        std::int64_t panel, int panels, float* z) noexcept {
+                        const float* token_scales, std::int64_t panel,
+                        const GemmTileArgs& tile) noexcept {
   with_low_rank_args(b, [&](auto a) {
-    a.rows = rows;
-    a.panels = panels;
+    a.rows = tile.rows;
+    a.panels = tile.panels;
     a.width = kPanelOutputs;
     a.inputs = b.rank;
     a.x = u;
-    a.x_stride = u_stride;
+    a.x_stride = low_rank_columns(b.rank);
     a.weights = static_cast<decltype(a.weights)>(b.up) + panel * kPanelOutputs * b.rank;
     a.start_scale = token_scales;
-    a.out = z;
-    a.out_stride = std::int64_t{panels} * kPanelOutputs;
+    a.out = tile.out;
+    a.out_stride = std::int64_t{tile.panels} * kPanelOutputs;
     run_low_rank(kernels, a);
   });
 }

@@ -52,7 +52,7 @@ bool codes_in_range(const Code* codes, std::int64_t k, int bits) noexcept {
   const unsigned limit = (1u << bits) - 1u;
   unsigned worst = 0;
   for (std::int64_t i = 0; i < k; ++i) {
-    int biased = codes[i];
+    int biased = codes[i];  // NOLINT(bugprone-signed-char-misuse): a code
     if constexpr (std::is_signed<Code>::value) biased += code_bias(bits);
     const auto stored = static_cast<unsigned>(biased);  // negative: wraps to a large value
     worst = stored > worst ? stored : worst;

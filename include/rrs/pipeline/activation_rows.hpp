@@ -294,7 +294,7 @@ inline void project_rows(const internal::ActivationJob& job, const internal::Act
   for (int i = 0; i < job.low_rank_count; ++i) {
     const std::int64_t columns = low_rank_columns(job.low_rank[i].rank);
     float* u = job.at<float>(p.low_rank) + at + t * columns;
-    low_rank_down(job.table->gemm, job.low_rank[i], x, stride, rows, u, columns);
+    low_rank_down(job.table->gemm, job.low_rank[i], x, stride, rows, u);
     at += job.x.rows * columns;
   }
 }
