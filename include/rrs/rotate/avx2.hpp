@@ -270,6 +270,7 @@ RRS_TARGET_AVX2 inline void mix_tile(const float* in, float* out, std::int64_t c
 
 // All outputs of one tile of columns. Four at a time: Paley orders are multiples of four.
 template <int kVectors, bool kMasked>
+// NOLINTNEXTLINE(readability-function-size): mix, for one mask
 RRS_TARGET_AVX2 inline void mix_columns(const float* in, float* out, std::int64_t columns,
                                         const float* coefficients, int outputs, int order,
                                         float scale, __m256i mask) noexcept {

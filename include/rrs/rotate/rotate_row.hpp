@@ -198,6 +198,7 @@ struct RowBuffers {
   }
 };
 
+// NOLINTNEXTLINE(readability-function-size): mix, with room for the rows that it makes
 inline void mix_large_hartley(const KernelTable& table, const float* in, float* out,
                               std::int64_t columns, const float* cas, int order, float scale,
                               float* rows) noexcept {
