@@ -59,11 +59,12 @@ void define_plan(CLI::App* app, Options* o) {
   app->add_option("--bits", plan->bits, "activation bits an exception may have")
       ->delimiter(',')
       ->capture_default_str();
-  app->add_option("--groups", plan->groups, "activation groups an exception may have")
+  app->add_option("--groups", plan->groups,
+                  "activation groups an exception may have, such as 16; by default none is tried")
       ->delimiter(',');
   app->add_option("--ranks", plan->ranks,
                   "ranks of low-rank branches an exception may have (ASER), at the base's bits and "
-                  "at 8")
+                  "at 8; by default none is tried")
       ->delimiter(',');
   app->add_option("--windows", plan->windows, "search windows, over two thirds of the text")
       ->check(CLI::PositiveNumber)
@@ -78,6 +79,8 @@ void define_plan(CLI::App* app, Options* o) {
   app->footer(
       "Measures what each module's activation error costs, and gives more bits where a bit buys "
       "most. The plan is checked on text that the search did not see.\n"
+      "Bits alone are tried unless --groups or --ranks name more: each is one more preparation and "
+      "one more measurement of every module.\n"
       "Example: rrs-llm plan --model M.gguf --calibration wiki.valid.txt --budget 4.5 --out "
       "R.json; "
       "then rrs-llm perplexity ... --method rrs --recipe R.json");

@@ -131,6 +131,7 @@ class Planner {
     if (options_.size() == 1) {
       throw std::runtime_error("options: nothing is more precise than the base, " + o_.method);
     }
+    report_tried();
     clean_ = 1;
     for (std::size_t i = 1; i < options_.size(); ++i) {
       const bool more = bits_of(i) > bits_of(clean_) ||
@@ -139,6 +140,19 @@ class Planner {
     }
     // Groups and ranks only: the last has the largest rank, or is the last group.
     if (bits_of(clean_) == bits_of(0)) clean_ = options_.size() - 1;
+  }
+
+  void report_tried() {
+    report_ += "tried per module:";
+    for (std::size_t i = 1; i < options_.size(); ++i) report_ += " " + options_[i].set;
+    if (o_.groups.empty()) report_ += "; no groups (--groups 16)";
+    if (o_.ranks.empty()) report_ += "; no low ranks (--ranks 8,16)";
+    report_ += "\n";
+    if (o_.ranks.empty() && options_[0].method.needs_calibration()) {
+      report_ +=
+          "the base's weights may have been calibrated on the held-out text, too: compare the rows "
+          "there with each other only\n";
+    }
   }
 
   // Of the ranks to try: those above the base's, smallest first.
@@ -247,7 +261,14 @@ class Planner {
       throw std::runtime_error(line("budget: %g is below the base's %g (%s)", o_.budget, base_,
                                     o_.isa.empty() ? "mean activation bits" : o_.isa.c_str()));
     }
-    return upgrades_within(upgrades_, base_, o_.budget);
+    const std::size_t count = upgrades_within(upgrades_, base_, o_.budget);
+    if (count < upgrades_.size()) {
+      const Upgrade& next = upgrades_[count];
+      report_ += line("the next step, %s at %s, would make the mean cost %.3f\n",
+                      modules_[next.module].name.c_str(), options_[columns_[next.to]].set.c_str(),
+                      cost_after(upgrades_, count + 1, base_));
+    }
+    return count;
   }
 
   // The fewest upgrades whose perplexity on the search text is within the tolerance of the clean
@@ -309,6 +330,7 @@ class Planner {
       r.log.push_back(RecipeStep{modules_[u.module].name, options_[columns_[u.to]].set, u.saves,
                                  cost_after(upgrades_, i + 1, base_)});
     }
+    r.measured = measured();
     const std::vector<std::size_t> chosen = options_after(upgrades_, count, modules_.size());
     for (std::size_t m = 0; m < modules_.size(); ++m) {
       if (chosen[m] == 0) continue;
@@ -318,6 +340,19 @@ class Planner {
       }
     }
     return r;
+  }
+
+  // Every module at every setting.
+  std::vector<RecipeMeasurement> measured() const {
+    std::vector<RecipeMeasurement> all;
+    for (std::size_t m = 0; m < modules_.size(); ++m) {
+      for (std::size_t i = 0; i < columns_.size(); ++i) {
+        const std::vector<double>&damage = ladder_.damage[m], &cost = ladder_.cost[m];
+        all.push_back({modules_[m].name, options_[columns_[i]].set, damage[i],
+                       damage[0] - damage[i], ladder_.weight[m] * (cost[i] - cost[0])});
+      }
+    }
+    return all;
   }
 
   void verify(Recipe* recipe) {
@@ -366,18 +401,29 @@ class Planner {
         line("held-out KL %.4f against %.4f uniform: %.4f less, standard error %.4f (%.1f times)",
              c.recipe_kl, c.uniform_kl, c.saved, c.standard_error,
              c.standard_error > 0.0 ? c.saved / c.standard_error : 0.0);
+    if (recipe->log.empty()) {
+      recipe->verdict = "the uniform base: " + why_no_exception();
+      return;
+    }
     if (c.recipe_kl < c.uniform_kl) {
       recipe->verdict = line("%zu exceptions, mean cost %.3f %s; ", recipe->log.size(),
                              recipe->mean_cost, recipe->cost.c_str()) +
                         numbers;
       return;
     }
-    recipe->verdict = "no plan was better than the uniform base, which this is; " + numbers;
+    recipe->verdict = "the uniform base: the plan (in the log) was not better; " + numbers;
     recipe->settings.resize(o_.settings.size());
     recipe->mean_cost = base_;
     recipe->held_out.recipe_kl = c.uniform_kl;
     recipe->held_out.recipe_perplexity = c.uniform_perplexity;
     recipe->held_out.saved = 0.0;
+  }
+
+  std::string why_no_exception() const {
+    if (upgrades_.empty()) return "no exception saves anything; no plan was tried";
+    if (o_.tolerance >= 0.0) return "within the tolerance without exceptions; no plan was needed";
+    return line("a budget of %g buys no exception, the first makes it %.3f; no plan was tried",
+                o_.budget, cost_after(upgrades_, 1, base_));
   }
 
   Session& session_;

@@ -7,7 +7,8 @@
 // module at every option (plan_measure.hpp). 3. Upgrades in order of gain per cost
 // (plan_ladder.hpp), as many as the budget holds, or, with a tolerance, as few as are needed.
 // 4. The last third: fp, base, plan and all-precise side by side. A plan whose KL divergence there
-// is not below the base's is thrown away: the recipe is then the base method, with the log.
+// is not below the base's is thrown away: the recipe is then the base method, with the log. All
+// that step 2 measured is in the recipe, chosen or not.
 // Cost of an option: activation bits, plus 16 / group - 16 / group of the base (a scale in 16
 // bits); with an ISA level, 4 times the time of its kernel over that of 4-bit activations in groups
 // of 32. A low-rank branch of rank r adds 16 r (N + K) / (N K) bits per weight (half at
@@ -15,7 +16,12 @@
 // the most precise module has the largest of them as well, and damages are measured from a model of
 // such modules: what a module without its branch does to the predictions is then damage like that
 // of fewer bits. Ranks are tried at the base's bits and at the most of up to 8. Branches come from
-// the first two thirds of the text, like the search.
+// the first two thirds of the text, like the search. A base that calibrates (GPTQ) without ranks to
+// try does so on its own calibration text, all of it: the base's weights, which all contestants of
+// step 4 share, have then seen the held-out third. What the plan saves there is a difference of
+// activations alone; the perplexities beside it are a little too good.
+// Groups and ranks are tried only when named: each is one more preparation of all weights and one
+// more run of every module over all windows, a branch needs Hessians, and adds bytes to the file.
 
 #include <cstddef>
 #include <functional>

@@ -6,6 +6,10 @@
 // upgrade is the option that saves most damage per cost (the lower convex hull of its options); all
 // modules' upgrades are then taken in order of falling gain per cost. So the choice for a larger
 // budget contains that for a smaller one, and no upgrade raises the damage.
+// A budget ends the list at the first upgrade that does not fit; smaller ones behind it that would
+// fit are not taken. Nested choices form one order, of which a budget can only hold a beginning:
+// with upgrades of cost 2 and 1 in this order, budget 1 would take the second, budget 2 the first
+// alone, without it. What is left unspent is less than the cost of that one upgrade.
 
 #include <cstddef>
 #include <vector>
@@ -30,7 +34,8 @@ struct Upgrade {
 std::vector<Upgrade> order_upgrades(const Ladder& ladder);
 // Mean cost with every module at its base.
 double base_cost(const Ladder& ladder);
-// How many of the upgrades, from the first, keep the mean cost at or below the budget.
+// How many of the upgrades, from the first to the last before one that does not fit, keep the mean
+// cost at or below the budget.
 std::size_t upgrades_within(const std::vector<Upgrade>& upgrades, double base, double budget);
 // Option of each module after the first `count` upgrades.
 std::vector<std::size_t> options_after(const std::vector<Upgrade>& upgrades, std::size_t count,

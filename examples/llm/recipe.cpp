@@ -172,7 +172,17 @@ std::string recipe_text(const Recipe& recipe) {
                          {"saves", rounded(s.saves)},
                          {"mean_cost", rounded(s.mean_cost)}});
   }
+  std::vector<Json> measured;
+  measured.reserve(recipe.measured.size());
+  for (const RecipeMeasurement& m : recipe.measured) {
+    measured.push_back(Json{{"module", m.module},
+                            {"set", m.set},
+                            {"damage", rounded(m.damage)},
+                            {"saves", rounded(m.saves)},
+                            {"cost", rounded(m.cost)}});
+  }
   text += ",\n" + lines_of("settings", settings) + ",\n" + lines_of("log", steps);
+  if (!measured.empty()) text += ",\n" + lines_of("measured", measured);
   if (recipe.held_out.windows > 0) {
     text += ",\n \"held_out\": " + check_json(recipe.held_out).dump();
   }
@@ -199,6 +209,13 @@ Recipe parse_recipe(const std::string& text, const std::string& where) {
     r.each("log", [&](const Reader& s) {
       recipe.log.push_back(
           RecipeStep{s.text("module"), s.text("set"), s.number("saves"), s.number("mean_cost")});
+    });
+  }
+  if (r.has("measured")) {
+    r.each("measured", [&](const Reader& s) {
+      recipe.measured.push_back(RecipeMeasurement{s.text("module"), s.text("set"),
+                                                  s.number("damage"), s.number("saves"),
+                                                  s.number("cost")});
     });
   }
   if (r.has("held_out")) recipe.held_out = read_check(Reader(r.require("held_out"), where));

@@ -5,13 +5,14 @@
 //    "method": "rrs", "cost": "bits", "mean_cost": 4.49,
 //    "settings": [{"pattern": "blk.11.ffn_down", "set": "activation-bits=8"}, ...],
 //    "log": [{"module": "blk.11.ffn_down", "set": "...", "saves": 0.0021, "mean_cost": 4.05}, ...],
-//    "held_out": {...}}
+//    "measured": [{"module": "blk.0.attn_q", "set": "", "damage": 0.002, "saves": 0, "cost": 0},
+//    ...], "held_out": {...}}
 //
 // From: `plan`, `doctor`, or a person; to: method rrs-plan, and so perplexity, quantize and
 // generate with --recipe. One setting and one step of the log a line, so that recipes diff well.
-// `settings` is all that counts when it is read: what --override takes, in order; "log" and
-// "held_out" say why. A recipe names the model it was made for (model_fingerprint) and is refused
-// for any other.
+// `settings` is all that counts when it is read: what --override takes, in order; "log", "measured"
+// and "held_out" say why. A recipe names the model it was made for (model_fingerprint) and is
+// refused for any other.
 
 #include <cstddef>
 #include <string>
@@ -38,6 +39,15 @@ struct RecipeStep {
   double mean_cost = 0.0;  // of the whole model with this step and those before it
 };
 
+// What the search measured of one module at one setting, whether it was chosen or not.
+struct RecipeMeasurement {
+  std::string module;
+  std::string set;      // "" is the base
+  double damage = 0.0;  // KL divergence, with this module alone at it
+  double saves = 0.0;   // the base's damage less this one
+  double cost = 0.0;    // added to the mean cost
+};
+
 // Measured on text that the search did not see.
 struct RecipeCheck {
   std::size_t windows = 0;
@@ -60,6 +70,7 @@ struct Recipe {
   std::string verdict;  // one sentence
   std::vector<RecipeSetting> settings;
   std::vector<RecipeStep> log;
+  std::vector<RecipeMeasurement> measured;
   RecipeCheck held_out;  // windows is 0: not measured
 };
 

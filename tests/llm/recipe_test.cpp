@@ -27,6 +27,9 @@ Recipe some_recipe(const std::string& model) {
                 {"blk.0.attn_output", "activation-bits=16,clip=0.9"}};
   r.log = {{"blk.1.ffn_down", "activation-bits=8", 0.0125, 4.1},
            {"blk.0.attn_output", "activation-bits=16,clip=0.9", 0.001, 4.25}};
+  r.measured = {{"blk.1.ffn_down", "", 0.0125, 0.0, 0.0},
+                {"blk.1.ffn_down", "activation-bits=8", 0.0, 0.0125, 0.1},
+                {"blk.0.attn_q", "activation-bits=8", 0.002, -0.0005, 0.2}};
   r.held_out = RecipeCheck{3, 24, 0.5, 0.25, 0.25, 0.0625, 30.0, 28.0, 20.0};
   return r;
 }
@@ -48,11 +51,18 @@ TEST(Recipe, RoundTripAndOneLinePerException) {
   EXPECT_EQ(back.settings[2].set, "activation-bits=16,clip=0.9");
   ASSERT_EQ(back.log.size(), 2u);
   EXPECT_EQ(back.log[0].saves, 0.0125);
+  ASSERT_EQ(back.measured.size(), 3u);
+  EXPECT_EQ(back.measured[1].saves, 0.0125);
+  EXPECT_EQ(back.measured[2].damage, 0.002);
+  EXPECT_EQ(back.measured[2].saves, -0.0005);
+  EXPECT_EQ(back.measured[2].cost, 0.2);
+  expect_in(text, {"\n  {\"module\":\"blk.0.attn_q\",\"set\":\"activation-bits=8\",\"damage\":"});
   expect_in(text, {"\n  {\"pattern\":\"blk.1.ffn_down\",\"set\":\"activation-bits=8\"},\n",
                    "\n  {\"module\":\"blk.1.ffn_down\""});
   Recipe empty = r;
   empty.settings.clear();
   empty.log.clear();
+  empty.measured.clear();
   empty.held_out = RecipeCheck{};
   EXPECT_EQ(recipe_text(parse_recipe(recipe_text(empty), "R")), recipe_text(empty));
 }
@@ -79,7 +89,10 @@ TEST(Recipe, MalformedFilesAreRefusedWithPlaceAndReason) {
       {replaced(good, "\"pattern\":\"blk.1.ffn_down\"", "\"pattern\":3"),
        {"settings[1]", "'pattern'", "not a string"}},
       {replaced(good, "\"settings\": [", "\"settings\": 1, \"x\": ["), {"'settings'", "array"}},
-      {replaced(good, "\"cost\"", "\"model\""), {"R", "model"}},  // a duplicate key
+      {replaced(good, "\"damage\":0.002", "\"damage\":\"x\""),
+       {"measured[2]", "'damage'", "not a number"}},
+      {replaced(good, "\"cost\": \"bits\"", "\"model\": \"bits\""),
+       {"R", "model"}},  // a duplicate key
   };
   for (const auto& c : kCases) {
     expect_in(refusal([&] { parse_recipe(c.text, "R"); }), c.said);
@@ -204,6 +217,19 @@ TEST(Ladder, LargerBudgetsContainSmallerOnesAndNeverLose) {
     last = damage;
   }
   EXPECT_GT(count_before, 20u);
+}
+
+// A smaller step behind one that does not fit is not taken: with it, this budget's choice would not
+// be in that of a larger one, which holds the large step alone.
+TEST(Ladder, StopsAtTheFirstStepThatDoesNotFit) {
+  const Ladder l = ladder_of({0.8, 0.2}, {0.8, 0.1});  // to 8 bits: costs 3.2, then 0.8
+  const std::vector<Upgrade> u = order_upgrades(l);
+  ASSERT_EQ(u[0].module, 0u);
+  ASSERT_EQ(u[1].module, 1u);
+  EXPECT_LT(u[1].costs, 1.0);
+  EXPECT_EQ(upgrades_within(u, 4.0, 5.0), 0u);  // module 1 alone would fit
+  EXPECT_EQ(upgrades_within(u, 4.0, 7.5), 1u);  // and here not beside module 0
+  EXPECT_EQ(upgrades_within(u, 4.0, 8.0), 2u);
 }
 
 TEST(Ladder, FreeUpgradesComeFirstAndBadInputIsRefused) {
