@@ -64,8 +64,8 @@ std::vector<Setting> own_settings(const std::string& text, const Method& method)
   return {method.settings.end() - count, method.settings.end()};
 }
 
-// Settings that nothing takes up would be ignored in silence. A method's own must be for itself,
-// the others for one of the methods.
+// Settings and windows that nothing takes up would be ignored in silence. A method's own must be
+// for itself, the others for one of the methods.
 void check_used(const Options& o, const std::vector<Setting>& common,
                 const std::vector<Setting>& added) {
   std::vector<std::string> texts = method_texts(o);
@@ -87,6 +87,15 @@ void check_used(const Options& o, const std::vector<Setting>& common,
     for (const Setting& s : own_settings(texts[i], methods[i])) {
       if (!methods[i].uses(s.key)) refuse(s, "nothing in method " + methods[i].name);
     }
+  }
+  // To calibrate or to search; with a log also to say what a given prefix does.
+  const auto reads_text = [&](const Method& m) {
+    return m.needs_calibration() || m.qfem ||
+           (m.qfep && (m.qfep_tokens.empty() || o.session.spike_log));
+  };
+  if (o.calibration_windows_given && std::none_of(methods.begin(), methods.end(), reads_text)) {
+    throw std::runtime_error(
+        "--calibration-windows: no method takes it: none calibrates or searches for spike tokens");
   }
   for (const Setting& s : common) {
     const auto uses = [&](const Method& m) { return m.uses(s.key); };
@@ -113,9 +122,16 @@ void add_method_options(CLI::App* app, Options* o, bool several) {
   }
   app->add_option("--calibration", o->session.calibration,
                   "text for methods that calibrate; by default examples/data/wiki.valid.txt");
-  app->add_option("--calibration-windows", o->session.calibration_windows,
-                  "windows of 1024 tokens, spread over the text")
-      ->capture_default_str()
+  app->add_option_function<std::size_t>(
+         "--calibration-windows",
+         [o](std::size_t count) {
+           o->session.calibration_windows = count;
+           // The searches' share of windows for perplexities stays a quarter.
+           o->session.spikes.windows = count;
+           o->session.spikes.search_windows = (std::max)(count / 4, std::size_t{1});
+           o->calibration_windows_given = true;
+         },
+         "windows of 1024 tokens, spread over the text; by default 16, of +qfem and +qfep 8")
       ->check(CLI::Range(1, 65536));
   app->add_flag_callback(
       "--spike-log", [o] { o->session.spike_log = [](const std::string& t) { print(t + "\n"); }; },

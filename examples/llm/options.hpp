@@ -32,6 +32,7 @@ struct Options {
   std::string out;
   std::string prompt;
   bool resume = false;  // quantize's
+  bool calibration_windows_given = false;
   std::size_t windows = 0;
   std::size_t context = 2048;
   std::size_t sample_windows = 4;  // inspect's

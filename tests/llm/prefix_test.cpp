@@ -431,4 +431,38 @@ TEST(Spikes, CommandsTakeThem) {
             0);  // needs none
 }
 
+// --calibration-windows is the number of windows of every search, and refused where none is made.
+TEST(Spikes, CalibrationWindowsGovernTheSearches) {
+  const TinyModel m = tiny_model(Architecture::kLlama, true);
+  const TempFolder folder;
+  const std::string model = write_tiny_gguf(m, folder);
+  std::string words;
+  for (int i = 0; i < 300; ++i) words += "the hello " + std::to_string(i * 7919 % 1000) + " abc's ";
+  const std::string text = folder.write("text.txt", words);
+  const auto said = [&](const char* method, std::vector<const char*> more, int code) {
+    std::vector<const char*> all{"perplexity", "--model",       model.c_str(), "--text",
+                                 text.c_str(), "--context",     "32",          "--windows",
+                                 "1",          "--method",      method,        "--threads",
+                                 "1",          "--calibration", text.c_str()};
+    all.insert(all.end(), more.begin(), more.end());
+    Said s;
+    EXPECT_EQ(run(all, &s), code) << method << ": " << s.err;
+    return s.out + s.err;
+  };
+  const char* qfem = "smoothquant_w8a8_tensor+qfem";
+  const std::string log = "windows of calibration text";
+  expect_in(said(qfem, {"--spike-log"}, 0), {"on 2 " + log});
+  expect_in(said(qfem, {"--spike-log", "--calibration-windows", "12"}, 0), {"on 3 " + log});
+  const std::string one = said("rrs+qfep", {"--spike-log", "--calibration-windows", "1"}, 0),
+                    eight = said("rrs+qfep", {"--spike-log", "--calibration-windows", "8"}, 0);
+  const auto scores = [](const std::string& s) { return s.substr(0, s.find("QFeP:")); };
+  EXPECT_EQ(scores(said("rrs+qfep", {"--spike-log"}, 0)), scores(eight));
+  EXPECT_NE(scores(one), scores(eight));
+  const std::vector<const char*> windows{"--calibration-windows", "2"};
+  for (const char* method : {"rrs", "rrs,quarot", "fp", "rrs+qfep@qfep-tokens=4:9"}) {
+    expect_in(said(method, windows, 1), {"--calibration-windows", "no method takes it"});
+  }
+  for (const char* method : {"rrs,rrs+qfep", "rrs-gptq", "rrs-zigzag"}) said(method, windows, 0);
+}
+
 }  // namespace
