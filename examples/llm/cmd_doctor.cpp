@@ -16,6 +16,7 @@ void run_doctor(const Options& o, DoctorOptions doctor) {
   Session session(o.session);
   const std::vector<TokenId> tokens = session.tokens_of_file(o.text);
   doctor.text_path = o.text;
+  doctor.calibration_path = o.session.calibration;
   DoctorReport report;
   {
     Progress progress("doctor", "steps");
@@ -43,6 +44,9 @@ void define_doctor(CLI::App* app, Options* o) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app->add_option("--context", doctor->context, "tokens of a window")->capture_default_str();
+  app->add_option("--calibration", o->session.calibration,
+                  "text for the page's commands and, where tokens spike, for QFeP's search; by "
+                  "default examples/data/wiki.valid.txt");
   app->add_option("--out", o->out, "the page (HTML) to write")->required();
   app->add_option("--recipe-out", o->recipe, "also write the recommended recipe (JSON)");
   app->footer(

@@ -12,7 +12,6 @@
 namespace rrs_llm {
 namespace {
 
-constexpr double kSpikeRatio = 20.0;         // times the median: a token that spikes
 constexpr std::size_t kSpikesListed = 24;    // in the table of tokens
 constexpr std::size_t kSpikesPerModule = 3;  // of one window
 constexpr std::size_t kContextTokens = 6;    // shown before a spike
@@ -74,6 +73,7 @@ class Examination {
     r_.model_path = session_.model().path();
     r_.model_name = r_.model_path.substr(r_.model_path.find_last_of('/') + 1);
     r_.text_path = o_.text_path;
+    r_.calibration_path = o_.calibration_path;
     r_.architecture = architecture_name(c.architecture);
     r_.windows = window_count(tokens_.size(), o_.context, o_.windows);
     r_.context = o_.context;
@@ -188,6 +188,24 @@ class Examination {
     }
   }
 
+  // A model or text without a prefix still has a page, which says why.
+  void add_spike_remedy(std::vector<Contestant>* whole) {
+    try {
+      const Method method = make_method(kSpikeRemedy, {});
+      const std::vector<TokenId> tokens = session_.prefix(method)->tokens;
+      const std::size_t context = session_.model().config().context;
+      if (tokens.size() + r_.context > context) {
+        throw std::runtime_error(std::to_string(tokens.size()) + " tokens before a window of " +
+                                 std::to_string(r_.context) + " exceed the model's context of " +
+                                 std::to_string(context));
+      }
+      whole->push_back(session_.prepare(method, 16));
+      r_.prefix = tokens_text(tokens);
+    } catch (const std::runtime_error& error) {
+      r_.prefix_problem = error.what();
+    }
+  }
+
   // Perplexity and KL divergence of the whole model, the recipe last.
   void measure_whole() {
     std::vector<Contestant> whole;
@@ -196,6 +214,7 @@ class Examination {
       whole.push_back(std::move(contestants_[i + 1]));
     }
     contestants_.clear();
+    if (tokens_spike(r_)) add_spike_remedy(&whole);
     whole.push_back(session_.prepare(recipe_method(r_.recipe, "", {}), 16));
     whole.back().method = "the recipe";
     r_.records = measure_perplexity(whole, tokens_, r_.windows, r_.context, session_.pool(),

@@ -9,7 +9,11 @@
 //   SQNR            10 log10(signal / noise) dB
 // summed over the module's linears and all tokens. Share of the activations in the squared error of
 // 4-bit activations: 1 - noise(W4A16) / noise(W4A4), the same weights in both.
-// Memory: the float model, one prepared copy per kind of weight, one window of inputs.
+// Modules are measured with what needs no calibration text: RTN weights. (SmoothQuant and GPTQ
+// would take longer than all the rest, and are a command on the page.) Where tokens spike, the
+// whole model is also measured with QFeP's prefix, which is searched on the calibration text, not
+// on the text measured. Memory: the float model, one prepared copy per kind of weight, one window
+// of inputs.
 
 #include <array>
 #include <cstddef>
@@ -76,18 +80,26 @@ struct DoctorMethod {
 enum DoctorMethodIndex { kPlain, kUnrotated, kQuarot, kRotated, kA8, kA16 };
 inline constexpr std::size_t kDoctorMethods = 6;
 const std::array<DoctorMethod, kDoctorMethods>& doctor_methods();
+// Of the whole model only, and only where tokens spike.
+inline constexpr const char* kSpikeRemedy = "rrs+qfep";
+// A token that spikes is this many times as large as its window's median.
+inline constexpr double kSpikeRatio = 20.0;
 
 struct DoctorReport {
   std::string model_path, model_name, text_path, architecture;
   std::size_t windows = 0, context = 0;
   std::vector<ModuleReport> modules;
   std::vector<SpikeToken> spikes;     // largest ratio first
-  std::vector<MethodRecord> records;  // fp, some of the methods, the recipe last
+  std::vector<MethodRecord> records;  // fp, some of the methods, kSpikeRemedy, the recipe last
+  std::string calibration_path;       // empty: the text that the program ships
+  std::string prefix;                 // of kSpikeRemedy: "1 5758 3717"; empty where not measured
+  std::string prefix_problem;         // why it was not, although tokens spike
   Recipe recipe;
 };
 
 struct DoctorOptions {
   std::string text_path;
+  std::string calibration_path;  // as in the report; the session reads it
   std::size_t windows = 2;
   std::size_t context = 512;
 };
@@ -102,6 +114,10 @@ void advise(DoctorReport* report);
 // Of the whole model on the text measured: a recipe must lower the KL divergence of uniform `rrs`,
 // and not raise its perplexity.
 bool recipe_helps(const DoctorReport& report);
+// Some module's score, the mean over windows, says that tokens spike.
+bool tokens_spike(const DoctorReport& report);
+// kSpikeRemedy was measured, and lowers KL divergence and not raises perplexity against `rrs`.
+bool prefix_helps(const DoctorReport& report);
 // Part of the weights in the squared error that rotation leaves, over all modules. Above half,
 // better weights help more than activation bits.
 double weights_share(const DoctorReport& report);

@@ -62,6 +62,12 @@ int bits_of(Action action) {
   return action == Action::kSixteenBits ? 16 : 4;
 }
 
+// NaN does not help.
+bool beats_uniform(const DoctorReport& report, const MethodRecord& r) {
+  const MethodRecord& uniform = record_of(report, "rrs");
+  return r.kld_mean < uniform.kld_mean && r.perplexity <= uniform.perplexity;
+}
+
 }  // namespace
 
 void advise(DoctorReport* report) {
@@ -110,9 +116,17 @@ const MethodRecord& record_of(const DoctorReport& report, const std::string& met
 }
 
 bool recipe_helps(const DoctorReport& report) {
-  const MethodRecord &uniform = record_of(report, "rrs"), &recipe = report.records.back();
-  // NaN does not help.
-  return recipe.kld_mean < uniform.kld_mean && recipe.perplexity <= uniform.perplexity;
+  return beats_uniform(report, report.records.back());
+}
+
+bool tokens_spike(const DoctorReport& report) {
+  return std::any_of(report.modules.begin(), report.modules.end(), [](const ModuleReport& m) {
+    return rrs::spike_score(m.spikes) >= kSpikeRatio;
+  });
+}
+
+bool prefix_helps(const DoctorReport& report) {
+  return !report.prefix.empty() && beats_uniform(report, record_of(report, kSpikeRemedy));
 }
 
 double weights_share(const DoctorReport& report) {

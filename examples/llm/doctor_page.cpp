@@ -29,6 +29,7 @@ padding:.7em;font-size:.85em}
 code{font-family:"DejaVu Sans Mono",Menlo,Consolas,monospace}
 mark{background:#ffd9a8;padding:0 .15em}
 svg{max-width:100%;height:auto}
+.scroll svg{min-width:640px}
 svg text{font:12px system-ui,"DejaVu Sans",sans-serif;fill:#3b4a59}
 svg text.t{font-weight:bold;fill:#1f2933}
 svg.surface{width:340px}
@@ -156,14 +157,15 @@ class Page {
             "percent). With rotation and a step size per 32 channels it is " +
             number(rrs.perplexity) + ", with the recipe " + number(recipe.perplexity) +
             " (KL divergence " + format("%.3f to %.3f", rrs.kld_mean, recipe.kld_mean) + ").</p>\n";
-    if (score(worst) >= 20.0) {
+    if (tokens_spike(r_)) {
       out_ +=
           "<p><b>Why:</b> a few tokens are far larger than all others. The worst place is the "
           "input of " +
           link_to(worst.module.name) + ": at position " +
           std::to_string(worst.spikes.peak_position) + " a token is " + number(score(worst)) +
           " times as large as a typical one. Sixteen steps must span "
-          "that, so everything near it is rounded to zero.</p>\n";
+          "that, so everything near it is rounded to zero.</p>\n" +
+          against_spikes(rrs);
     } else {
       out_ += "<p><b>Why:</b> no token is more than " + number(score(worst)) +
               " times as large as a typical one here; what hurts is the spread between "
@@ -181,6 +183,24 @@ class Page {
             (r_.windows == 1 ? " window of " : " windows of ") + std::to_string(r_.context) +
             " tokens of " + html_text(r_.text_path) +
             ": enough to see what is wrong, too few to rank what lies within a few percent.</p>\n";
+  }
+
+  std::string against_spikes(const MethodRecord& rrs) const {
+    std::string text =
+        "<p><b>Against spikes:</b> three tokens before every sequence that take them (QFeP, "
+        "<code>+qfep</code>), or the worst modules in 16 bits (QFeM, <code>+qfem</code>): <a "
+        "href=\"#apply\">commands</a>. ";
+    if (r_.prefix.empty()) {
+      return text + "Not measured here: " + html_text(r_.prefix_problem) + ".</p>\n";
+    }
+    const MethodRecord& with = record_of(r_, kSpikeRemedy);
+    return text + "With the prefix " + html_text(r_.prefix) + " uniform <code>rrs</code> has " +
+           (prefix_helps(r_) ? "a KL divergence of " : "<b>no less error here</b>: ") +
+           format("%.4f instead of %.4f", with.kld_mean, rrs.kld_mean) + ", perplexity " +
+           number(with.perplexity) + " instead of " + number(rrs.perplexity) +
+           (prefix_helps(r_) ? ".</p>\n"
+                             : ". (Its step sizes are each token's own: a spike does not reach "
+                               "other tokens.)</p>\n");
   }
 
   std::string what_to_do(const MethodRecord& rrs, const MethodRecord& recipe) const {
@@ -240,6 +260,23 @@ class Page {
     return recipe_helps(r_) && !recipe_path_.empty() ? "rrs-plan," : "rrs,";
   }
 
+  // Of commands that read a calibration text.
+  std::string calibration() const {
+    return r_.calibration_path.empty() ? "" : " --calibration " + shell_word(r_.calibration_path);
+  }
+
+  void spike_commands(const std::string& apply, const std::string& store) {
+    if (!tokens_spike(r_)) return;
+    const std::string remedy = kSpikeRemedy;
+    out_ +=
+        "<p>Against tokens that spike (searched on the calibration text" +
+        std::string(prefix_helps(r_) ? "; the prefix lowered the error here" : "") +
+        "):</p>\n<pre><code>" +
+        html_text(apply + " --method rrs," + remedy + ",rrs+qfem" + calibration() + "\n" + store +
+                  " --method " + remedy + calibration() + " --out quantized.safetensors") +
+        "</code></pre>\n";
+  }
+
   void commands() {
     const std::string model = shell_word(r_.model_path), text = shell_word(r_.text_path);
     const std::string apply = "rrs-llm perplexity --model " + model + " --text " + text;
@@ -247,24 +284,31 @@ class Page {
     const char* what = recipe_helps(r_) ? "the recommended recipe" : "uniform <code>rrs</code>";
     out_ += "<h2 id=\"apply\">Apply it</h2>\n";
     if (weights_dominate()) {
-      out_ += std::string("<p><b>Recommended next step:</b> better weights for ") + what +
-              " by GPTQ, calibrated on the text that the program ships (<code>--calibration "
-              "FILE</code> takes another; not the one measured on). Measure them on your text, "
-              "beside the same without GPTQ, then store them:</p>\n<pre><code>" +
-              html_text(apply + advised(without_gptq(), "-gptq")) + "\n" +
-              html_text(store + advised("", "-gptq") + " --out quantized.safetensors") +
-              "</code></pre>\n<p>Without a calibration:</p>\n";
+      out_ +=
+          std::string("<p><b>Recommended next step:</b> better weights for ") + what +
+          " by GPTQ, calibrated on " +
+          (r_.calibration_path.empty() ? "the text that the program ships (<code>--calibration "
+                                         "FILE</code> takes another; not the one measured on)"
+                                       : "the text given for that") +
+          ". Measure them on your text, "
+          "beside the same without GPTQ, then store them:</p>\n<pre><code>" +
+          html_text(apply + advised(without_gptq(), "-gptq") + calibration()) + "\n" +
+          html_text(store + advised("", "-gptq") + calibration() + " --out quantized.safetensors") +
+          "</code></pre>\n<p>Without a calibration:</p>\n";
     } else {
       out_ += std::string("<p>Measure ") + what + " on your text, then store the weights:</p>\n";
     }
     out_ += "<pre><code>" + html_text(apply + advised("", "")) + "\n" +
-            html_text(store + advised("", "") + " --out quantized.safetensors") +
-            "</code></pre>\n"
-            "<p>The recipe follows a rule on each module's own error. To measure what each module "
-            "does to the model's predictions, and spend a number of bits best:</p>\n<pre><code>" +
-            html_text("rrs-llm plan --model " + model + " --calibration " + text +
-                      " --budget 4.5 --out plan.json") +
-            "</code></pre>\n";
+            html_text(store + advised("", "") + " --out quantized.safetensors") + "</code></pre>\n";
+    spike_commands(apply, store);
+    out_ +=
+        "<p>The recipe follows a rule on each module's own error. To measure what each module "
+        "does to the model's predictions, and spend a number of bits best (on the calibration "
+        "text, "
+        "not on the one measured here):</p>\n<pre><code>" +
+        html_text("rrs-llm plan --model " + model + calibration() +
+                  " --budget 4.5 --out plan.json") +
+        "</code></pre>\n";
   }
 
   std::string map(const char* title, double low, double high, double (*value)(const ModuleReport&),

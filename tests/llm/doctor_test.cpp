@@ -151,26 +151,29 @@ struct Examined {
   std::unique_ptr<Session> session;
   DoctorReport report;
 
-  Examined() {
-    // One channel of one token's embedding is huge: a spike at every module of layer 0 downwards.
+  // `spikes`: one token, in every window, has almost nothing but channel 5, whose gain is huge.
+  explicit Examined(bool spikes = false, std::size_t context = 48) {
     for (TinyTensor& t : model.tensors) {
       if (t.name == "blk.0.ffn_norm") t.values[5] = 64.0f;
+      if (spikes && t.name == "token_embd") t.values[7 * model.config.hidden + 5] = 100.0f;
     }
+    std::vector<TokenId> tokens = random_tokens(model, 280, 4);
+    for (std::size_t at = 7; spikes && at < tokens.size(); at += 30) tokens[at] = 7;
     path = write_tiny_gguf(model, folder);
     SessionOptions options;
     options.model = path;
     options.threads = 2;
     session = std::make_unique<Session>(options);
+    session->set_calibration_tokens(tokens);
     DoctorOptions o;
     o.text_path = "a<b>&c.txt";
     o.windows = 2;
-    o.context = 48;
+    o.context = context;
     std::size_t calls = 0;
-    report = examine(session.get(), random_tokens(model, 120, 4), o,
-                     [&](const std::string&, double done, double all) {
-                       ++calls;
-                       EXPECT_LE(done, all);
-                     });
+    report = examine(session.get(), tokens, o, [&](const std::string&, double done, double all) {
+      ++calls;
+      EXPECT_LE(done, all);
+    });
     EXPECT_GT(calls, 0u);
   }
 };
@@ -180,6 +183,13 @@ void set_recipe(DoctorReport* report, double kld, double perplexity) {
   const MethodRecord& uniform = record_of(*report, "rrs");
   report->records.back().kld_mean = kld * uniform.kld_mean;
   report->records.back().perplexity = perplexity * uniform.perplexity;
+}
+
+// Score of every module.
+void set_score(DoctorReport* report, double score) {
+  for (ModuleReport& m : report->modules) {
+    m.spikes.ratio_sum = score * static_cast<double>(m.spikes.sequences);
+  }
 }
 
 // Every module: this part of its error is the weights'.
@@ -215,7 +225,7 @@ TEST(Doctor, NumbersAreThoseOfTheModules) {
     EXPECT_LE(m.activation_share, 1.0);
     EXPECT_FALSE(m.reason.empty());
   }
-  ASSERT_EQ(e.report.records.size(), 6u);
+  ASSERT_EQ(e.report.records.size(), tokens_spike(e.report) ? 7u : 6u);
   EXPECT_LE(e.report.recipe.mean_cost, 5.0);
   const bool said = e.report.recipe.verdict.find("not better than uniform") != std::string::npos;
   EXPECT_EQ(said, !recipe_helps(e.report));
@@ -243,6 +253,7 @@ TEST(Doctor, PageIsWellFormedCompleteAndSelfContained) {
       EXPECT_EQ(checker.count(none), 0) << none;
     }
     EXPECT_EQ(page.find("http"), std::string::npos);
+    expect_in(page, {".scroll svg{min-width:"});  // a map of 30 layers is legible on a phone
     EXPECT_EQ(page.find("<script"), std::string::npos);
     for (const PlanModule& m : plan_modules(e.model.config)) expect_in(page, {m.name + "</a>"});
     for (const DoctorMethod& m : doctor_methods()) expect_in(page, {m.method});
@@ -255,6 +266,7 @@ TEST(Doctor, ARecipeThatIsNotBetterThanUniformIsNotRecommended) {
   Examined e;
   ASSERT_EQ(e.report.records.back().method, "the recipe");
   ASSERT_EQ(record_of(e.report, "rrs").method, "rrs");
+  set_score(&e.report, 1.0);
   e.report.recipe.settings = {{"blk.0.ffn_down", "activation-bits=8"}};
   set_weights_share(&e.report, 0.2);
   const std::string recommended = "--recipe r.json", bad = "not better</b>";
@@ -315,6 +327,53 @@ TEST(Doctor, GptqIsTheNextStepWhereTheWeightsDominate) {
   }
 }
 
+// Where tokens spike, the page names the remedies, and one is in the table of the whole model.
+TEST(Doctor, SpikesHaveTheirRemedyMeasuredAndNamed) {
+  Examined e(true);
+  ASSERT_TRUE(tokens_spike(e.report));
+  ASSERT_EQ(e.report.records.size(), 7u);
+  EXPECT_EQ(e.report.records[5].method, kSpikeRemedy);
+  EXPECT_EQ(e.report.records.back().method, "the recipe");
+  EXPECT_GT(e.report.records[5].kld_mean, 0.0);
+  const std::string page = doctor_page(e.report, "");
+  EXPECT_EQ(Checker(page).check(), "");
+  EXPECT_FALSE(e.report.prefix.empty());
+  EXPECT_EQ(times_in(page, "<td>rrs+qfep</td>"), 1u);
+  expect_in(page, {"<code>+qfep</code>", "<code>+qfem</code>", "prefix " + e.report.prefix,
+                   "--method rrs,rrs+qfep,rrs+qfem\n", "--method rrs+qfep --out"});
+  const MethodRecord& uniform = record_of(e.report, "rrs");
+  for (const double kld : {0.5, 1.5, std::nan("")}) {
+    e.report.records[5].kld_mean = kld * uniform.kld_mean;
+    e.report.records[5].perplexity = uniform.perplexity;
+    EXPECT_EQ(prefix_helps(e.report), kld < 1.0);
+    EXPECT_EQ(times_in(doctor_page(e.report, ""), "no less error here"), kld < 1.0 ? 0u : 1u);
+  }
+  set_score(&e.report, 19.9);
+  EXPECT_EQ(times_in(doctor_page(e.report, ""), "--method rrs+qfep"), 0u);
+  // No room before the window: the page says so, and is complete.
+  const Examined full(true, 128);
+  ASSERT_TRUE(tokens_spike(full.report));
+  EXPECT_EQ(full.report.records.size(), 6u);
+  expect_in(doctor_page(full.report, ""),
+            {"Not measured here", "exceed the model&#39;s context of 128"});
+}
+
+// The text that was measured is not what a command calibrates or searches on, unless it was given
+// for that.
+TEST(Doctor, CommandsNameTheCalibrationTextOnlyIfGiven) {
+  Examined e;
+  set_score(&e.report, 100.0);
+  set_weights_share(&e.report, 0.9);
+  EXPECT_EQ(times_in(doctor_page(e.report, ""), "--calibration "), 1u);  // of the explanation
+  expect_in(doctor_page(e.report, ""), {"rrs-llm plan --model " + e.path + " --budget 4.5"});
+  e.report.calibration_path = "my text";
+  const std::string page = doctor_page(e.report, "");
+  EXPECT_EQ(Checker(page).check(), "");
+  // GPTQ, QFeP, each measured and stored, and the plan.
+  EXPECT_EQ(times_in(page, " --calibration &#39;my text&#39;"), 5u);
+  expect_in(page, {"--calibration &#39;my text&#39; --budget 4.5"});
+}
+
 TEST(Doctor, CommandWritesPageAndRecipeWholeOrNotAtAll) {
   TempFolder folder;
   const TinyModel model = tiny_model(Architecture::kQwen2, false);
@@ -326,7 +385,8 @@ TEST(Doctor, CommandWritesPageAndRecipeWholeOrNotAtAll) {
     return run_program(static_cast<int>(arguments.size()), arguments.data());
   };
   EXPECT_EQ(run({"doctor", "--model", path.c_str(), "--text", text.c_str(), "--windows", "1",
-                 "--context", "32", "--out", out.c_str(), "--recipe-out", recipe.c_str()}),
+                 "--context", "32", "--out", out.c_str(), "--recipe-out", recipe.c_str(),
+                 "--calibration", text.c_str()}),
             0);
   std::ifstream page(out);
   const std::string bytes{std::istreambuf_iterator<char>(page), {}};
