@@ -59,10 +59,6 @@ std::vector<TensorSpec> file_layout(const ModelSource& model, const Method& meth
       const LinearPlan plan = method.plan(layer, l);
       if (plan.kind == LinearKind::kFloat) continue;  // read from the model
       const std::string name = linear_name(layer, l);
-      if (plan.weight.aser.alpha > 0.0) {
-        throw std::runtime_error(name +
-                                 ": rank-share: a file needs ranks known beforehand: rank=R");
-      }
       const TensorInfo info = *model.info(name);
       const std::int64_t bytes =
           rrs::detail::kWeightHeaderBytes + stored_layout(model, name, plan).total_bytes;
@@ -156,6 +152,39 @@ class UnfinishedLinears {
   RecordFile log_;
   std::size_t taken_ = 0;
 };
+
+// The method with every rank-share replaced by the rank that it gives: where the bytes of the file
+// lie is known before the first is written. Prepares all linears once, to throw them away (kept,
+// they would be the whole model); fixed ranks give the same weights.
+Method with_ranks(const ModelSource& model, const Method& method, PrepareOptions options,
+                  const ThreadPool& pool) {
+  const std::size_t all = model.config().layers * kLinearsPerLayer;
+  const auto has_share = [&](std::size_t i) {
+    const LinearPlan plan = method.plan(i / kLinearsPerLayer, i % kLinearsPerLayer);
+    return plan.kind != LinearKind::kFloat && plan.weight.aser.alpha > 0.0;
+  };
+  std::size_t shares = 0;
+  for (std::size_t i = 0; i < all; ++i) shares += has_share(i) ? 1u : 0u;
+  if (shares == 0) return method;
+  Method known = method;
+  options.warn = options.note = nullptr;  // the second time
+  LinearMaker maker(model, method, options, pool);
+  for (std::size_t i = 0; i < all; ++i) {
+    const std::size_t layer = i / kLinearsPerLayer, l = i % kLinearsPerLayer;
+    if (has_share(i) || method.needs_stream()) {  // GPTAQ's linears depend on those before them
+      const std::unique_ptr<Linear> made = maker.make(layer, l);
+      model.release_pages();
+      if (has_share(i)) {
+        const int outliers = method.plan(layer, l).weight.aser.smoothed();
+        const std::string name = linear_name(layer, l);
+        known.settings.push_back({name, "rank", std::to_string(made->packed()->low_rank.rank)});
+        known.settings.push_back({name, "outliers", std::to_string(outliers)});
+      }
+    }
+    if (options.progress) options.progress(i + 1, 2 * all);
+  }
+  return known;
+}
 
 void check_packable(const Method& method) {
   if (method.kind == LinearKind::kFloat || method.kind == LinearKind::kSimulatedRs) {
@@ -298,16 +327,17 @@ std::string model_fingerprint(const ModelSource& model) {
   return text;
 }
 
-void write_quantized(const ModelSource& model, const Method& method, const PrepareOptions& options,
+void write_quantized(const ModelSource& model, const Method& asked, const PrepareOptions& options,
                      const ThreadPool& pool, const std::string& out) {
-  check_packable(method);
-  check_recipe_model(method, model);
-  check_patterns(method, model.config().layers);
+  check_packable(asked);
+  check_recipe_model(asked, model);
+  check_patterns(asked, model.config().layers);
+  const Method method = with_ranks(model, asked, options, pool);
   std::map<std::string, std::string> metadata{{"format", kQuantizedFormat},
                                               {"version", kQuantizedVersion},
                                               {"method", method.text},
                                               {"method_name", method.name},
-                                              {"description", describe(method)},
+                                              {"description", describe(asked)},
                                               {"settings", settings_text(method)},
                                               {"model", model_fingerprint(model)},
                                               {"model_path", model.path()}};
@@ -323,7 +353,8 @@ void write_quantized(const ModelSource& model, const Method& method, const Prepa
   if (!options.unfinished.empty()) {
     std::uint64_t identity = options.calibration == nullptr ? 0 : options.calibration->identity;
     for (const auto& [key, value] : metadata) {
-      if (key != "model_path") identity = hash_text(std::string(key).append("=").append(value), identity);
+      if (key != "model_path")
+        identity = hash_text(std::string(key).append("=").append(value), identity);
     }
     unfinished = std::make_unique<UnfinishedLinears>(options.unfinished, identity, options.resume);
   }
@@ -342,7 +373,9 @@ void write_quantized(const ModelSource& model, const Method& method, const Prepa
         model.release_pages();
       }
       if (options.progress) {
-        options.progress(layer * kLinearsPerLayer + l + 1, layers * kLinearsPerLayer);
+        const std::size_t all = layers * kLinearsPerLayer;
+        const std::size_t before = method.settings.size() == asked.settings.size() ? 0 : all;
+        options.progress(before + layer * kLinearsPerLayer + l + 1, before + all);
       }
     }
   }

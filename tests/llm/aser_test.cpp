@@ -106,7 +106,8 @@ TEST(Aser, FilesAndThreadsGiveTheSameBits) {
   int cases = 0;
   for (const char* name :
        {"aser-w4a8@rank=8", "aser-w4a6@rank=8@outliers=3", "rrs+aser@rank=8",
-        "rrs-gptq-zigzag+aser@rank=4", "rrs-w4a16+aser@rank=5", "aser-w4a8@rank=8@rank-bits=8"}) {
+        "rrs-gptq-zigzag+aser@rank=4", "rrs-w4a16+aser@rank=5", "aser-w4a8@rank=8@rank-bits=8",
+        "rrs+aser@rank-share=0.3@outliers=3", "aser-w4a8@rank-share=0.2@outliers=3@rank-bits=8"}) {
     PrepareOptions options;
     options.calibration = &t.calibration;
     write_quantized(*t.source, make_method(name, {}), options, t.pool, t.out);
@@ -120,7 +121,7 @@ TEST(Aser, FilesAndThreadsGiveTheSameBits) {
     EXPECT_EQ(t.logits(name, 3), direct) << name;
     ++cases;
   }
-  EXPECT_EQ(cases, 6);
+  EXPECT_EQ(cases, 8);
 }
 
 // Activations are not quantized, so the distance to the float model is the weights' alone. Half of
@@ -145,12 +146,57 @@ TEST(Aser, SmoothingTravelsAsDivisor) {
   EXPECT_TRUE(t.stack("aser-w4a8@rank=8@outliers=0")[0][kQ]->channels()->divisor.empty());
 }
 
+// Ranks of a share are found in a first pass: the file names them, and larger shares have larger
+// ones. Progress counts both passes.
+TEST(Aser, FilesHoldTheRanksThatAShareGives) {
+  const Tiny t;
+  std::vector<std::int64_t> before;
+  for (const char* share : {"0.2", "0.5", "0.8"}) {
+    const std::string name = std::string("rrs+aser@outliers=0@rank-share=") + share;
+    PrepareOptions options;
+    options.calibration = &t.calibration;
+    std::size_t calls = 0;
+    const std::size_t all = 2 * t.source->config().layers * kLinearsPerLayer;
+    options.progress = [&](std::size_t done, std::size_t of) {
+      EXPECT_EQ(done, ++calls);
+      EXPECT_EQ(of, all);
+    };
+    write_quantized(*t.source, make_method(name, {}), options, t.pool, t.out);
+    EXPECT_EQ(calls, all);
+    const QuantizedFile file = open_quantized(t.out, *t.source);
+    EXPECT_EQ(file.method.name, make_method(name, {}).name);
+    const LinearStack direct = t.stack(name);
+    std::vector<std::int64_t> ranks;
+    for (std::size_t layer = 0; layer < direct.size(); ++layer) {
+      for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
+        const std::int64_t rank = file.linears[layer][l]->packed()->low_rank.rank;
+        EXPECT_EQ(rank, direct[layer][l]->packed()->low_rank.rank);
+        EXPECT_EQ(rank, file.method.plan(layer, l).weight.aser.rank);
+        if (ranks.size() < before.size()) {
+          EXPECT_GT(rank, before[ranks.size()]);
+        }
+        ranks.push_back(rank);
+      }
+    }
+    before = ranks;
+  }
+  // A linear that stays in float has no rank.
+  PrepareOptions options;
+  options.calibration = &t.calibration;
+  const Method some =
+      make_method("rrs+aser@rank-share=0.3@outliers=0", parse_override("ffn_down=fp"));
+  write_quantized(*t.source, some, options, t.pool, t.out);
+  const QuantizedFile file = open_quantized(t.out, *t.source);
+  EXPECT_EQ(file.linears[0][kDown]->packed(), nullptr);
+  EXPECT_GT(file.linears[0][kUp]->packed()->low_rank.rank, 0);
+}
+
 TEST(Aser, BadSettingsAreNamed) {
   const Tiny t;
   EXPECT_NE(t.error_of("rrs+aser@rank=4@outliers=4", false).find("rank"), std::string::npos);
   EXPECT_NE(t.error_of("rrs+aser@rank=4096", false).find("rank"), std::string::npos);
   EXPECT_NE(t.error_of("rrs+aser@rank-bits=4", false).find("8 or 16"), std::string::npos);
-  EXPECT_NE(t.error_of("rrs+aser@rank-share=0.5", true).find("rank-share"), std::string::npos);
+  EXPECT_NE(t.error_of("rrs+aser@rank-share=1.5", true).find("rank-share"), std::string::npos);
   EXPECT_NE(t.error_of("smoothquant-w8a8+aser@rank=4@outliers=1", false).find("SmoothQuant"),
             std::string::npos);
 }
