@@ -101,10 +101,11 @@
 // The tag: the flags that let a compiler put other instructions into a baseline function, or other
 // arithmetic, as far as its macros tell. The highest of the sets that contain each other, then a
 // code for each other set and for each part of -ffast-math. g++ 12 tells of all parts, except of
-// -fassociative-math alone; clang++ 14 only of -ffast-math itself, -ffinite-math-only and
-// -fno-math-errno. Flags without a macro (clang's -freciprocal-math, -ffp-contract, -fwrapv, ...)
-// are not seen: files that differ in these share functions, which is unsupported. Give them to all
-// files of a program or to none.
+// -fassociative-math alone; clang++ 14 only of -ffast-math itself and -ffinite-math-only.
+// -fno-math-errno and -fno-trapping-math change no result, so such files share functions and link
+// with kernels compiled once. Flags without a macro (clang's -freciprocal-math, -ffp-contract,
+// -fwrapv, ...) are not seen: files that differ in these share functions, which is unsupported.
+// Give them to all files of a program or to none.
 #if defined(__AVX512F__)
 #define RRS_TAG_SIMD simd_avx512_
 #elif defined(__AVX2__)
@@ -139,8 +140,7 @@
 #define RRS_TAG_MATH                                                                 \
   RRS_PASTE8(RRS_CODE(__FAST_MATH__, 8f), RRS_CODE(__RECIPROCAL_MATH__, 8r),         \
              RRS_CODE(__ASSOCIATIVE_MATH__, 8a), RRS_CODE(__FINITE_MATH_ONLY__, 8i), \
-             RRS_CODE(__NO_SIGNED_ZEROS__, 8z), RRS_CODE(__NO_TRAPPING_MATH__, 8t),  \
-             RRS_CODE(__NO_MATH_ERRNO__, 8e), RRS_CODE(__ROUNDING_MATH__, 8d))
+             RRS_CODE(__NO_SIGNED_ZEROS__, 8z), RRS_CODE(__ROUNDING_MATH__, 8d), , )
 #else
 #define RRS_TAG_MATH
 #endif
