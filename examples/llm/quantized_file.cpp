@@ -323,7 +323,8 @@ void write_quantized(const ModelSource& model, const Method& method, const Prepa
   if (!options.unfinished.empty()) {
     std::uint64_t identity = options.calibration == nullptr ? 0 : options.calibration->identity;
     for (const auto& [key, value] : metadata) {
-      if (key != "model_path") identity = hash_text(std::string(key).append("=").append(value), identity);
+      if (key != "model_path")
+        identity = hash_text(std::string(key).append("=").append(value), identity);
     }
     unfinished = std::make_unique<UnfinishedLinears>(options.unfinished, identity, options.resume);
   }
