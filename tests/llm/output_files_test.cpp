@@ -1,4 +1,5 @@
-// What the program writes: never over what is no regular file, and refused before any work.
+// What the program writes: never over an input, over another output or over what is no regular
+// file, and refused before any work.
 //
 // Devices here are nodes of their own in a temporary folder: a program that replaces its target
 // must not be tried on those of the machine.
@@ -12,7 +13,8 @@
 #include <unistd.h>
 
 #include "../../examples/support/atomic_file.hpp"
-#include "test_files.hpp"
+#include "calibrated.hpp"
+#include "run_llm.hpp"
 
 namespace {
 
@@ -120,6 +122,162 @@ TEST(OutputFile, AMovedOneIsCommittedOnce) {
   }
   EXPECT_EQ(read_all(path), "whole");
   EXPECT_EQ(folder.list(), std::vector<std::string>{"out"});
+}
+
+// ---- commands -----------------------------------------------------------------------------------
+
+struct Commands : ::testing::Test {
+  TempFolder folder;
+  std::string model = folder.write("m.gguf", "model"), text = folder.write("t.txt", "text");
+  std::string other = folder.write("other", "content"), fresh = folder.file("fresh");
+
+  // The message of a command that fails and leaves every file as it was.
+  std::string error_of(const std::vector<std::string>& words) const {
+    const std::vector<std::string> files = folder.list();
+    std::vector<std::string> contents;
+    for (const std::string& f : files) contents.push_back(read_all(folder.file(f)));
+    std::vector<const char*> arguments;
+    for (const std::string& w : words) arguments.push_back(w.c_str());
+    Said said;
+    EXPECT_EQ(run(arguments, &said), 1) << words[0];
+    EXPECT_EQ(said.out, "") << words[0];  // nothing was done
+    EXPECT_EQ(folder.list(), files) << words[0];
+    for (std::size_t i = 0; i < files.size(); ++i) {
+      EXPECT_EQ(read_all(folder.file(files[i])), contents[i]) << files[i];
+    }
+    return said.err;
+  }
+};
+
+using Words = std::vector<std::string>;
+
+// Neither model nor text can be read: whoever looks at them first says so.
+TEST_F(Commands, OutputsAreOpenedBeforeAnythingIsRead) {
+  const std::string bad = folder.file("missing/out");
+  const std::vector<Words> commands{
+      {"quantize", "--model", model, "--out", bad},
+      {"quantize", "--model", model, "--method", "rrs-gptq", "--out", bad},
+      {"perplexity", "--model", model, "--text", text, "--json", bad},
+      {"plan", "--model", model, "--budget", "5", "--out", bad},
+      {"doctor", "--model", model, "--text", text, "--out", bad},
+      {"doctor", "--model", model, "--text", text, "--out", fresh, "--recipe-out", bad},
+      {"curve", other, "--out", bad}};
+  for (const Words& words : commands) {
+    const std::string error = error_of(words);
+    expect_in(error, {bad + ": file cannot be created: No such file or directory"});
+    EXPECT_EQ(error.find("--resume"), std::string::npos) << error;  // there is nothing to resume
+  }
+  EXPECT_EQ(commands.size(), 7u);
+}
+
+TEST_F(Commands, AnOutputThatIsAnInputIsRefused) {
+  struct Case {
+    Words words;
+    const char *output, *input;
+  };
+  const std::string hard = folder.file("hard"),
+                    spelled = folder.path() + "/./../" +
+                              fs::path(folder.path()).filename().string() + "/m.gguf";
+  fs::create_hard_link(model, hard);
+  const std::string statistics = folder.write("o.statistics", "x");
+  const std::vector<Case> cases{
+      {{"quantize", "--model", model, "--out", model}, "--out", "--model"},
+      {{"quantize", "--model", model, "--out", spelled}, "--out", "--model"},
+      {{"quantize", "--model", model, "--out", hard}, "--out", "--model"},
+      {{"quantize", "--model", model, "--calibration", text, "--out", text},
+       "--out",
+       "--calibration"},
+      {{"quantize", "--model", model, "--recipe", other, "--out", other}, "--out", "--recipe"},
+      {{"quantize", "--model", statistics, "--method", "rrs-gptq", "--out", folder.file("o")},
+       "statistics",
+       "--model"},
+      {{"perplexity", "--model", model, "--text", text, "--json", text}, "--json", "--text"},
+      {{"perplexity", "--model", model, "--text", text, "--json", model}, "--json", "--model"},
+      {{"perplexity", "--model", model, "--text", text, "--weights", other, "--json", other},
+       "--json",
+       "--weights"},
+      {{"perplexity", "--model", model, "--text", text, "--method", "fp,rrs-plan@recipe=" + other,
+        "--json", other},
+       "--json",
+       "--method"},
+      {{"plan", "--model", model, "--budget", "5", "--calibration", text, "--out", text},
+       "--out",
+       "--calibration"},
+      {{"doctor", "--model", model, "--text", text, "--out", text}, "--out", "--text"},
+      {{"doctor", "--model", model, "--text", text, "--out", fresh, "--recipe-out", model},
+       "--recipe-out",
+       "--model"},
+      {{"curve", text, other, "--out", other}, "--out", "records"}};
+  for (const Case& c : cases) {
+    expect_in(error_of(c.words), {c.output, c.input, "same file", c.words.back()});
+  }
+  EXPECT_EQ(cases.size(), 14u);
+}
+
+TEST_F(Commands, AFileOfTheModelsFolderIsAnInput) {
+  const TempFolder hub;
+  fs::create_symlink(model, hub.file("model.safetensors"));  // as in the cache of Hugging Face
+  const std::string config = hub.write("config.json", "{}");
+  for (const std::string& out : {config, model}) {
+    expect_in(error_of({"quantize", "--model", hub.path(), "--out", out}),
+              {"--out", "--model", "same file", out});
+    expect_in(error_of({"perplexity", "--model", hub.path(), "--text", text, "--json", out}),
+              {"--json", "--model", "same file", out});
+  }
+  EXPECT_EQ(read_all(config), "{}");
+  // A new file beside them is none of them: that run gets as far as the model.
+  expect_in(error_of({"quantize", "--model", hub.path(), "--out", hub.file("new")}),
+            {"tokenizer.json"});
+  EXPECT_EQ(hub.list().size(), 2u);
+}
+
+TEST_F(Commands, TwoOutputsThatAreOneFileAreRefused) {
+  fs::create_directory_symlink(folder.path(), folder.file("again"));
+  for (const std::string& one : {fresh, other}) {
+    for (const std::string& two : {one, folder.path() + "/./" + fs::path(one).filename().string(),
+                                   folder.file("again/") + fs::path(one).filename().string()}) {
+      expect_in(
+          error_of({"doctor", "--model", model, "--text", text, "--out", one, "--recipe-out", two}),
+          {"--out", "--recipe-out", "same file", two});
+    }
+  }
+}
+
+TEST_F(Commands, TheDefaultCalibrationTextIsAnInput) {
+  // Refused as what it is, or this test would replace it.
+  const std::string shipped = RRS_SOURCE_DIR "/examples/data/wiki.valid.txt";
+  const std::string before = read_all(shipped), link = folder.file("shipped");
+  fs::create_symlink(shipped, link);
+  expect_in(error_of({"plan", "--model", model, "--budget", "5", "--out", link}),
+            {"--out", "calibration", "same file"});
+  EXPECT_EQ(read_all(shipped), before);
+}
+
+TEST_F(Commands, AnEmptyNameIsRefused) {
+  const std::vector<std::vector<const char*>> commands{
+      {"plan", "--model", model.c_str(), "--budget", "5", "--out", ""},
+      {"quantize", "--model", model.c_str(), "--out", ""},
+      {"doctor", "--model", model.c_str(), "--text", text.c_str(), "--out", ""},
+      {"perplexity", "--model", model.c_str(), "--text", text.c_str(), "--json", ""}};
+  for (const auto& arguments : commands) {
+    Said said;
+    EXPECT_NE(run(arguments, &said), 0) << arguments[0];
+    expect_in(said.err, {arguments[arguments.size() - 2]});
+  }
+}
+
+// Opened early, but whatever fails later leaves nothing.
+TEST_F(Commands, AFailureBehindTheOpeningLeavesNothing) {
+  const Calibrated real;
+  for (const Words& words :
+       {Words{"perplexity", "--model", real.path, "--text", text, "--json", fresh},
+        Words{"doctor", "--model", real.path, "--text", text, "--out", fresh, "--recipe-out",
+              folder.file("r")},
+        Words{"plan", "--model", real.path, "--budget", "5", "--calibration", text, "--out", fresh},
+        Words{"quantize", "--model", real.path, "--method", "rrs-gptq", "--calibration", text,
+              "--out", fresh}}) {
+    EXPECT_NE(error_of(words), "");
+  }
 }
 
 }  // namespace
