@@ -317,6 +317,7 @@ int quantize_quietly(const TempFolder& folder, const std::vector<std::string>& o
   for (const char* o : {"--calibration", text.c_str(), "--calibration-windows", "4"}) {
     arguments.push_back(o);
   }
+  std::filesystem::remove(out);  // an existing file of the model's folder is refused
   if (std::freopen("/dev/null", "w", stdout) == nullptr) return 1;
   return run_program(static_cast<int>(arguments.size()), arguments.data());
 }
