@@ -85,6 +85,8 @@ A method marked * is simulated in float: it has no integer product, and no times
                 the error of every method
   RRS_ISA=scalar|avx2|avxvnni|avx512|avx512vnni|amx in the environment forces the kernels.
 
+Outputs are opened before the work and appear complete or not at all; FILE itself, or what is no
+regular file (a link, a device), is refused.
 Exit code 0; 2 when an argument or the file is wrong, 1 when an output cannot be written.
 )";
 

@@ -3,9 +3,11 @@
 #include <cstdio>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include <CLI/CLI.hpp>
 
+#include "../support/atomic_file.hpp"
 #include "../support/write_error.hpp"
 #include "options.hpp"
 #include "progress.hpp"
@@ -26,7 +28,8 @@ struct SideFiles {
 };
 
 // The method as written: QFeM's modules are named in it.
-Method quantize(const Options& o, const Method& asked, const SideFiles& side) {
+Method quantize(const Options& o, const Method& asked, const SideFiles& side,
+                rrs_examples::AtomicFile out) {
   SessionOptions open = o.session;
   PrepareOptions options;
   if (asked.needs_hessians()) {
@@ -43,15 +46,20 @@ Method quantize(const Options& o, const Method& asked, const SideFiles& side) {
   Progress progress("quantizing " + method.name, "linears");
   options.progress = progress.counter();
   options.warn = options.note = [](const std::string& line) { print(line + "\n"); };
-  write_quantized(session.model(), method, options, session.pool(), o.out);
+  write_quantized(session.model(), method, options, session.pool(), std::move(out));
   return method;
 }
 
 void run_quantize(const Options& o) {
-  Method method = make_method(only_method(o), all_settings(o));
   const SideFiles side{o.out + ".statistics", o.out + ".linears"};
+  rrs_examples::check_outputs({{"--out", o.out},
+                               {"--out's OUT.statistics", side.statistics},
+                               {"--out's OUT.linears", side.linears}},
+                              input_files(o));
+  rrs_examples::AtomicFile out(o.out);  // what fails up to here touches nothing of an earlier run
+  Method method = make_method(only_method(o), all_settings(o));
   try {
-    method = quantize(o, method, side);
+    method = quantize(o, method, side, std::move(out));
   } catch (const rrs_examples::WriteError& error) {  // like a kill: what is finished is kept
     if (!method.needs_hessians()) throw;
     throw std::runtime_error(std::string(error.what()) +
@@ -70,7 +78,7 @@ void define_quantize(CLI::App* app, Options* o) {
   add_session_options(app, o);
   add_method_options(app, o, false);
   add_recipe_option(app, o);
-  app->add_option("--out", o->out, "the safetensors file to write")->required();
+  add_output_option(app, "--out", &o->out, "the safetensors file to write")->required();
   app->add_flag("--resume", o->resume,
                 "go on where a killed run of the same command stopped (GPTQ methods)");
   app->footer(

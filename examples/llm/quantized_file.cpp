@@ -299,7 +299,7 @@ std::string model_fingerprint(const ModelSource& model) {
 }
 
 void write_quantized(const ModelSource& model, const Method& method, const PrepareOptions& options,
-                     const ThreadPool& pool, const std::string& out) {
+                     const ThreadPool& pool, rrs_examples::AtomicFile out) {
   check_packable(method);
   check_recipe_model(method, model);
   check_patterns(method, model.config().layers);
@@ -316,7 +316,8 @@ void write_quantized(const ModelSource& model, const Method& method, const Prepa
   }
   if (options.calibration != nullptr) metadata["calibration"] = options.calibration->text();
   if (options.prefix != nullptr) metadata["prefix"] = prefix_hash(*options.prefix);
-  SafetensorsWriter writer(out, file_layout(model, method, options.prefix.get()), metadata);
+  SafetensorsWriter writer(std::move(out), file_layout(model, method, options.prefix.get()),
+                           metadata);
   if (options.prefix != nullptr) write_prefix(*options.prefix, &writer);
   LinearMaker maker(model, method, options, pool);
   std::unique_ptr<UnfinishedLinears> unfinished;

@@ -17,6 +17,7 @@
 #include <memory>
 #include <string>
 
+#include "../support/atomic_file.hpp"
 #include "engine.hpp"
 #include "method.hpp"
 #include "prepare.hpp"
@@ -32,9 +33,10 @@ std::string model_fingerprint(const ModelSource& model);
 
 // `text`: the method as make_method takes it, with every setting in it. Throws for fp and for
 // simulated methods: they have no packed weights.
-// With options.unfinished, finished linears are also kept there until somebody removes it.
+// With options.unfinished, finished linears are also kept there until somebody removes it. `out` is
+// opened by the caller, before calibration.
 void write_quantized(const ModelSource& model, const Method& method, const PrepareOptions& options,
-                     const ThreadPool& pool, const std::string& out);
+                     const ThreadPool& pool, rrs_examples::AtomicFile out);
 
 // Where the sections of a linear's packed weight lie, known before it is prepared; without a branch
 // whose rank is found while preparing (rank-share). Throws for a shape that cannot be packed.

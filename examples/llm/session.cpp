@@ -35,6 +35,10 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 }  // namespace
 
+std::string calibration_path(const SessionOptions& options) {
+  return options.calibration.empty() ? kCalibrationText : options.calibration;
+}
+
 StoreFactory store_factory(const rrs::KvScheme& scheme) {
   if (scheme.bits == 16) return [](const AttentionShape& shape) { return make_f16_store(shape); };
   return [scheme](const AttentionShape& shape) { return make_quantized_store(shape, scheme); };
@@ -90,8 +94,7 @@ const LinearStack& Session::float_linears() {
 const std::vector<TokenId>& Session::calibration_tokens() {
   if (!options_.calibration.empty() || spare_tokens_.empty()) {
     if (calibration_tokens_.empty()) {
-      calibration_tokens_ =
-          tokens_of_file(options_.calibration.empty() ? kCalibrationText : options_.calibration);
+      calibration_tokens_ = tokens_of_file(calibration_path(options_));
     }
     return calibration_tokens_;
   }

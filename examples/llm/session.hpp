@@ -31,6 +31,9 @@ struct SessionOptions {
   SpikeLog spike_log;  // QFeM's and QFeP's searches say here what they try
 };
 
+// The text to calibrate on: the file named, else the one shipped.
+std::string calibration_path(const SessionOptions& options);
+
 class Session {
  public:
   explicit Session(const SessionOptions& options);

@@ -21,7 +21,7 @@ struct Tiny : TinyMethods {
       options.calibration = &calibration;
       const Method m = make_method(method, {});
       if (file) {
-        write_quantized(*source, m, options, pool, out);
+        write_quantized(*source, m, options, pool, rrs_examples::AtomicFile(out));
       } else {
         prepare_linears(*source, m, options, pool);
       }
@@ -109,7 +109,8 @@ TEST(Aser, FilesAndThreadsGiveTheSameBits) {
         "rrs-gptq-zigzag+aser@rank=4", "rrs-w4a16+aser@rank=5", "aser-w4a8@rank=8@rank-bits=8"}) {
     PrepareOptions options;
     options.calibration = &t.calibration;
-    write_quantized(*t.source, make_method(name, {}), options, t.pool, t.out);
+    write_quantized(*t.source, make_method(name, {}), options, t.pool,
+                    rrs_examples::AtomicFile(t.out));
     TinyEngine mapped(t.path, "fp");  // for its parts
     QuantizedFile file = open_quantized(t.out, *mapped.source);
     mapped.engine = std::make_unique<Engine>(std::make_shared<const ModelParts>(*mapped.source),

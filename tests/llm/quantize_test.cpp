@@ -31,7 +31,7 @@ struct Quantized {
     const auto source = open_model(path);
     PrepareOptions options;
     options.calibration = calibration;
-    write_quantized(*source, method, options, pool, out);
+    write_quantized(*source, method, options, pool, rrs_examples::AtomicFile(out));
   }
 };
 
@@ -257,9 +257,11 @@ TEST(Quantize, AnInterruptedWriteLeavesNothing) {
   options.progress = [](std::size_t done, std::size_t) {
     if (done == 9) throw std::runtime_error("interrupted");
   };
-  expect_in(
-      refusal([&] { write_quantized(*source, make_method("rrs", {}), options, q.pool, q.out); }),
-      {"interrupted"});
+  expect_in(refusal([&] {
+              write_quantized(*source, make_method("rrs", {}), options, q.pool,
+                              rrs_examples::AtomicFile(q.out));
+            }),
+            {"interrupted"});
   EXPECT_EQ(q.folder.list(), std::vector<std::string>{"tiny.gguf"});
   expect_in(refusal([&] { q.write(make_method("rs", {})); }), {"rs", "no packed weights"});
   expect_in(refusal([&] { q.write(make_method("fp", {})); }), {"fp", "no packed weights"});
@@ -315,6 +317,7 @@ int quantize_quietly(const TempFolder& folder, const std::vector<std::string>& o
   for (const char* o : {"--calibration", text.c_str(), "--calibration-windows", "4"}) {
     arguments.push_back(o);
   }
+  std::filesystem::remove(out);  // an existing file of the model's folder is refused
   if (std::freopen("/dev/null", "w", stdout) == nullptr) return 1;
   return run_program(static_cast<int>(arguments.size()), arguments.data());
 }
