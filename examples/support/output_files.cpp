@@ -22,13 +22,23 @@ bool same_place(const std::string& a, const std::string& b) {
                                 fs::weakly_canonical(fs::absolute(b, error), error);
 }
 
-// Whatever cannot be read is the reader's to refuse.
-bool is_in_folder(const std::string& output, const std::string& input) {
+// A file of the model in a Hugging Face folder: any .json, model*.safetensors, and any .safetensors
+// where none has that name. Others, an earlier output say, may be replaced. Whatever cannot be read
+// is the reader's to refuse.
+bool is_of_model(const std::string& output, const std::string& folder) {
+  bool found = false, named = false;
   std::error_code error;
-  for (const auto& entry : fs::directory_iterator(input, error)) {
-    if (same_file(output, entry.path())) return true;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    const bool weights = entry.path().extension() == ".safetensors";
+    const bool model = weights && name.rfind("model", 0) == 0;
+    if (same_file(output, entry.path())) {
+      if (model || entry.path().extension() == ".json") return true;
+      found = weights;
+    }
+    named = named || model;
   }
-  return false;
+  return found && !named;
 }
 
 [[noreturn]] void refuse(const NamedPath& output, const NamedPath& other, const char* relation) {
@@ -46,8 +56,8 @@ void check_outputs(const std::vector<NamedPath>& outputs, const std::vector<Name
       if (same_file(outputs[i].path, input.path)) {
         refuse(outputs[i], input, "the same file as the input ");
       }
-      if (is_in_folder(outputs[i].path, input.path)) {
-        refuse(outputs[i], input, "the same file as one of the folder ");
+      if (is_of_model(outputs[i].path, input.path)) {
+        refuse(outputs[i], input, "a file of the model in ");
       }
     }
     for (std::size_t j = 0; j < i; ++j) {

@@ -220,15 +220,22 @@ TEST_F(Commands, AFileOfTheModelsFolderIsAnInput) {
   const std::string config = hub.write("config.json", "{}");
   for (const std::string& out : {config, model}) {
     expect_in(error_of({"quantize", "--model", hub.path(), "--out", out}),
-              {"--out", "--model", "same file", out});
+              {"--out", "--model", "a file of the model", out});
     expect_in(error_of({"perplexity", "--model", hub.path(), "--text", text, "--json", out}),
-              {"--json", "--model", "same file", out});
+              {"--json", "--model", "a file of the model", out});
   }
   EXPECT_EQ(read_all(config), "{}");
-  // A new file beside them is none of them: that run gets as far as the model.
-  expect_in(error_of({"quantize", "--model", hub.path(), "--out", hub.file("new")}),
-            {"tokenizer.json"});
-  EXPECT_EQ(hub.list().size(), 2u);
+  // A new file beside them, or an earlier output, is none of them: that run gets as far as the
+  // model. Where no file is named model*.safetensors, every .safetensors is the model's.
+  const std::string earlier = hub.write("rrs.safetensors", "old");
+  for (const std::string& out : {hub.file("new"), earlier}) {
+    expect_in(error_of({"quantize", "--model", hub.path(), "--out", out}), {"tokenizer.json"});
+  }
+  EXPECT_EQ(hub.list().size(), 3u);
+  fs::remove(hub.file("model.safetensors"));
+  expect_in(error_of({"quantize", "--model", hub.path(), "--out", earlier}),
+            {"--out", "--model", "a file of the model", earlier});
+  EXPECT_EQ(read_all(earlier), "old");
 }
 
 TEST_F(Commands, TwoOutputsThatAreOneFileAreRefused) {
