@@ -68,7 +68,7 @@ CurvePoint read_point(const nlohmann::json& record, const std::string& source, s
       all_float = all_float && precision == "fp";
     }
     if (widest > 0) p.activation_bits = widest;
-    if (widest > 0) p.is_float = all_float;
+    if (widest > 0 && all_float) p.is_float = true;
   }
   return p;
 }
