@@ -70,7 +70,7 @@ unquantized operands, y = x W^T:
   all       ||dY|| / ||Y|| in Frobenius norm over all tokens; one spike token can dominate it
   victims   the same over all tokens but the spike: the first row with the largest |x|
   worst     largest ||dy|| / ||y|| of a token
-  b/w       stored bits per weight, scales and padding included
+  b/w       stored bits per weight: codes, scales, padding, SmoothQuant's divisors
   prep ms   rotate, smooth, quantize and pack the activations (every call)
   gemm ms   the integer product (weights are prepared beforehand, and not timed)
   speed     time of Eigen's float product / (prep + gemm); one thread, medians of up to N rounds in

@@ -151,8 +151,15 @@ const Calibration& Session::calibration(const Method& method) {
   options.progress = progress.counter();
   const auto start = std::chrono::steady_clock::now();
   Calibration& made = calibrations_[key] = calibrate(&engine, tokens, options);
-  calibration_seconds_ = seconds_since(start);
+  calibration_seconds_[key] = seconds_since(start);
+  calibrating_ += calibration_seconds_[key];
   return made;
+}
+
+double Session::calibration_seconds(const Method& method) {
+  if (!method.needs_calibration()) return 0.0;
+  const auto at = calibration_seconds_.find(prefix_tokens(prefix(method).get()));
+  return at == calibration_seconds_.end() ? 0.0 : at->second;
 }
 
 void Session::give_calibration(const Method& method, PrepareOptions* options) {
@@ -183,10 +190,11 @@ PrepareOptions Session::prepare_options(const Method& method) {
 Contestant Session::prepare(const Method& asked, int kv_bits) {
   check_recipe_model(asked, *model_);
   check_patterns(asked, model_->config().layers);
+  const auto start = std::chrono::steady_clock::now();
+  const double calibrated = calibrating_;
   Resolved resolved = resolve_linears(asked);
   const Method& method = resolved.method;
   PrepareOptions options = prepare_options(method);
-  const auto start = std::chrono::steady_clock::now();
   Progress progress("preparing " + method.name, "linears");
   options.progress = progress.counter();
   const rrs::KvScheme kv = method.kv(kv_bits);
@@ -200,7 +208,8 @@ Contestant Session::prepare(const Method& asked, int kv_bits) {
   if (is_fp) linears = float_linears();
   if (linears.empty()) linears = prepare_linears(*model_, method, options, *pool_);
   c.engine = make_engine(std::move(linears), kv, options.prefix);
-  c.prepare_seconds = seconds_since(start);
+  c.calibration_seconds = calibration_seconds(method);
+  c.prepare_seconds = seconds_since(start) - (calibrating_ - calibrated);
   return c;
 }
 

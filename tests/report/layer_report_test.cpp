@@ -254,6 +254,25 @@ TEST(LayerReport, JsonHasEveryRecordAndExactlyTheKeys) {
   EXPECT_EQ(distinct.size(), 3u * 36u);
 }
 
+// Codes, one f16 scale per output, and the divisor of the input where there is one.
+TEST(LayerReport, BitsAreAllThatIsStored) {
+  int checked = 0;
+  for (const LayerReport& layer : shipped_report().layers) {
+    const double scales = 16.0 / static_cast<double>(layer.k);
+    const double divisor = 32.0 / static_cast<double>(layer.n);
+    for (const Record& r : layer.records) {
+      double expected = 0.0;
+      if (r.method.name == "rtn") expected = 4.0 + scales;
+      if (r.method.name == "smoothquant_w4a4") expected = 4.0 + scales + divisor;
+      if (r.method.name == "smoothquant_w8a8") expected = 8.0 + scales + divisor;
+      if (expected == 0.0) continue;
+      EXPECT_NEAR(r.bits_per_weight, expected, 1e-12) << layer.name << " " << r.method.name;
+      ++checked;
+    }
+  }
+  EXPECT_EQ(checked, 9);
+}
+
 TEST(LayerReport, ErrorsAreOrderedAsTheyMustBe) {
   int checked = 0;
   for (const LayerReport& layer : shipped_report().layers) {
