@@ -147,8 +147,22 @@ rrs::FusedArgs fused_args(int block, int group) {
   return args;
 }
 
-void bench_fused(benchmark::State& state, const rrs::KernelTable* table, int block, int group) {
+// A permutation as zigzag makes it: neighbours come from everywhere.
+std::vector<std::int32_t> dealt_channels() {
+  std::vector<std::int32_t> order(kInputs);
+  std::int32_t k = 0;
+  for (std::int32_t& from : order) {
+    from = k % 32 * static_cast<std::int32_t>(kInputs / 32) + k / 32;
+    ++k;
+  }
+  return order;
+}
+
+void bench_fused(benchmark::State& state, const rrs::KernelTable* table, int block, int group,
+                 bool permuted) {
   rrs::FusedArgs args = fused_args(block, group);
+  const std::vector<std::int32_t> order = dealt_channels();
+  args.permutation = permuted ? order.data() : nullptr;
   run(state, kInputs, [&](std::int64_t row) {
     args.x = data().x.data() + row * kInputs;
     benchmark::DoNotOptimize(table->fused.prepare_row(args));
@@ -204,7 +218,8 @@ void register_level(const rrs::KernelTable* table) {
     const std::string suffix = "/block" + std::to_string(size) + "_group" + std::to_string(size);
     add("separate" + suffix, bench_separate, size, size);
     if (table->fused.supports(fused_args(size, size))) {
-      add("fused" + suffix, bench_fused, size, size);
+      add("fused" + suffix, bench_fused, size, size, false);
+      add("fused_permuted" + suffix, bench_fused, size, size, true);
     }
   }
 }

@@ -70,7 +70,7 @@ unquantized operands, y = x W^T:
   all       ||dY|| / ||Y|| in Frobenius norm over all tokens; one spike token can dominate it
   victims   the same over all tokens but the spike: the first row with the largest |x|
   worst     largest ||dy|| / ||y|| of a token
-  b/w       stored bits per weight, scales and padding included
+  b/w       stored bits per weight: codes, scales, padding, SmoothQuant's divisors
   prep ms   rotate, smooth, quantize and pack the activations (every call)
   gemm ms   the integer product (weights are prepared beforehand, and not timed)
   speed     time of Eigen's float product / (prep + gemm); one thread, medians of up to N rounds in
@@ -85,6 +85,8 @@ A method marked * is simulated in float: it has no integer product, and no times
                 the error of every method
   RRS_ISA=scalar|avx2|avxvnni|avx512|avx512vnni|amx in the environment forces the kernels.
 
+Outputs are opened before the work and appear complete or not at all; FILE itself, or what is no
+regular file (a link, a device), is refused.
 Exit code 0; 2 when an argument or the file is wrong, 1 when an output cannot be written.
 )";
 

@@ -177,10 +177,11 @@ std::vector<Method> usable_methods(const Layer& layer, const std::vector<Method>
   return usable;
 }
 
-Record make_record(const Layer& layer, const Method& method, const rrs::WeightView& weight) {
+Record make_record(const Layer& layer, const Method& method, const SharedWeight& shared) {
   Record record;
   record.method = method;
-  record.bits_per_weight = weight.bits_per_weight();
+  record.bits_per_weight = shared.weight.bits_per_weight();
+  if (!shared.divisor.empty()) record.bits_per_weight += 32.0 / static_cast<double>(layer.n());
   record.kernel = "reference";
   if (method.scheme.simulated) return record;
   const auto explanation = rrs::explain(method.scheme, layer.m(), layer.n(), layer.k());
@@ -220,7 +221,7 @@ LayerReport measure_layer(const Layer& layer, const std::vector<Method>& methods
   std::vector<std::size_t> timed;  // record of each runner
   for (const Method& method : usable) {
     const SharedWeight& weight = weights.get(method);
-    Record record = make_record(layer, method, weight.weight.view());
+    Record record = make_record(layer, method, weight);
     if (method.scheme.simulated) {
       y = simulate_rs(layer, weight.weight.view());
     } else {

@@ -1,8 +1,6 @@
 #include "layer_report/program.hpp"
 
 #include <cstdio>
-#include <cstring>
-#include <cerrno>
 #include <exception>
 
 #include "layer_report/args.hpp"
@@ -10,6 +8,8 @@
 #include "layer_report/measure.hpp"
 #include "layer_report/svg.hpp"
 #include "layer_report/table.hpp"
+#include "support/output_files.hpp"
+#include "support/write_error.hpp"
 
 namespace layer_report {
 namespace {
@@ -17,24 +17,12 @@ namespace {
 constexpr int kCannotWrite = 1;
 constexpr int kBadInput = 2;
 
-bool write_file(const std::string& path, const std::string& content) {
-  std::FILE* file = std::fopen(path.c_str(), "wb");
-  bool good = file != nullptr;
-  if (good) {
-    good = std::fwrite(content.data(), 1, content.size(), file) == content.size();
-    good = std::fclose(file) == 0 && good;
-  }
-  if (!good) {
-    std::fprintf(stderr, "layer_report: %s: cannot be written: %s\n", path.c_str(),
-                 std::strerror(errno));
-  }
-  return good;
-}
-
 void print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
 
 // The tables appear layer by layer, as they are measured.
 int run(const Options& options) {
+  rrs_examples::OutputFiles outputs({{"--json", options.json}, {"--svg", options.svg}},
+                                    {{"FILE.safetensors", options.file}});
   const std::vector<Layer> layers = load_layers(options.file);
   const std::vector<Method> methods = all_methods();
   Report report = describe_run(options.file, options.rounds);
@@ -45,11 +33,15 @@ int run(const Options& options) {
     print(layer_text(report.layers.back()));
   }
   print(footer_text(report));
-  bool good = true;
-  if (!options.json.empty()) good = write_file(options.json, json_text(report));
-  if (!options.svg.empty()) good = write_file(options.svg, svg_text(report)) && good;
-  if (std::fflush(stdout) != 0 || std::ferror(stdout) != 0) good = false;
-  return good ? 0 : kCannotWrite;
+  outputs.write("--json", json_text(report));
+  outputs.write("--svg", svg_text(report));
+  return std::fflush(stdout) == 0 && std::ferror(stdout) == 0 ? 0 : kCannotWrite;
+}
+
+int fail(const std::exception& error, int code) {
+  std::fflush(stdout);
+  std::fprintf(stderr, "layer_report: %s\n", error.what());
+  return code;
 }
 
 }  // namespace
@@ -62,10 +54,10 @@ int run_program(int argc, const char* const* argv) {
       return 0;
     }
     return run(options);
+  } catch (const rrs_examples::WriteError& error) {
+    return fail(error, kCannotWrite);
   } catch (const std::exception& error) {
-    std::fflush(stdout);
-    std::fprintf(stderr, "layer_report: %s\n", error.what());
-    return kBadInput;
+    return fail(error, kBadInput);
   }
 }
 

@@ -81,7 +81,7 @@ std::string header_text(const Report& report) {
       "  worst    the worst token\n"
       "act, wgt: bits; group: inputs that share a scale ('row': all of them); window: tokens that\n"
       "  share smoothing scales; at 16 bits x is not quantized: window and group change nothing\n"
-      "b/w: stored bits per weight, scales and padding included\n"
+      "b/w: stored bits per weight: codes, scales, padding, SmoothQuant's divisors\n"
       "prep: rotate, smooth, quantize, pack x (each call); gemm: the product; medians of up to " +
       std::to_string(report.rounds) +
       "\n  interleaved rounds; speed: time of the float product / (prep + gemm)\n"

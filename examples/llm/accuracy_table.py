@@ -6,6 +6,10 @@ there is not measured again. Methods run in batches, so that the float model, wh
 needs, runs once per batch. Bits do not depend on the machine or the number of threads; tokens per
 second do, so measure those on an idle machine.
 
+A task is a method as --method takes it, settings and all (`rrs-plan@recipe=/a/plan.json`); NAME/kv4
+at its end is the bits of the KV cache. The table's last column but one is the beginning of a record's
+config_hash: equal for equal runs on any machine.
+
 A method's sign seeds are measured when its name is in --seeded: `rrs` with 4-bit activations moves
 by a percent or two with the signs in front of its rotation, and nothing closer is a ranking.
 
@@ -21,6 +25,7 @@ import argparse
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -56,6 +61,12 @@ def parse_arguments():
     p.add_argument("--render", action="store_true", help="measure nothing")
     p.add_argument("--costs", action="store_true", help="measure preparation instead of accuracy")
     return p.parse_args()
+
+
+def parse_task(task):
+    """Method and bits of the cache; other slashes are the method's own, as in a recipe's path."""
+    method, bits = re.fullmatch(r"(.*?)(?:/kv(\d+))?", task).groups()
+    return method, bits or "16"
 
 
 def split_list(text):
@@ -96,7 +107,7 @@ def all_tasks(args):
 
 
 def run_batch(args, tasks, kv):
-    names = [t.split("/")[0] for t in tasks]
+    names = [parse_task(t)[0] for t in tasks]
     half = pathlib.Path(args.out) / "batch.half"
     command = [args.llm, "perplexity", "--model", args.model, "--text", args.text,
                "--windows", str(args.windows), "--context", str(args.context),
@@ -126,8 +137,8 @@ def measure(args):
     pathlib.Path(args.out).mkdir(parents=True, exist_ok=True)
     waiting = [t for t in all_tasks(args) if load(args, t) is None]
     while waiting:
-        kv = waiting[0].split("/kv")[1] if "/kv" in waiting[0] else "16"
-        same = [t for t in waiting if (t.split("/kv")[1] if "/kv" in t else "16") == kv]
+        kv = parse_task(waiting[0])[1]
+        same = [t for t in waiting if parse_task(t)[1] == kv]
         batch = same[: args.batch]
         waiting = [t for t in waiting if t not in batch]
         if not run_batch(args, batch, kv) and len(batch) > 1:
@@ -144,10 +155,11 @@ def measure_costs(args):
     """One `quantize` per method; its memory is the kernel's high-water mark of that process."""
     (pathlib.Path(args.out) / "costs").mkdir(parents=True, exist_ok=True)
     for task in split_list(args.methods):
-        if task.startswith("fp") or "/" in task or cost_path(args.out, task).exists():
+        method, kv = parse_task(task)
+        if method.startswith("fp") or kv != "16" or cost_path(args.out, task).exists():
             continue
         with tempfile.TemporaryDirectory(dir=args.out) as folder:
-            command = [args.llm, "quantize", "--model", args.model, "--method", task, "--threads",
+            command = [args.llm, "quantize", "--model", args.model, "--method", method, "--threads",
                        str(args.threads), "--out", os.path.join(folder, "out.safetensors")]
             if args.calibration:
                 command += ["--calibration", args.calibration]
@@ -190,7 +202,7 @@ def linears_text(record):
 def render(args):
     rows = [["method", "KV", "perplexity", "s.e.", "ratio", "over sign seeds", "KLD mean",
              "KLD 99 %", "same top 1", "bits per weight", "CPU s to prepare", "peak MB",
-             "tokens/s", "linears"]]
+             "tokens/s", "config hash", "linears"]]
     missing = []
     for task in split_list(args.methods):
         r = load(args, task)
@@ -201,10 +213,11 @@ def render(args):
                      f"{r['standard_error']:.2f}", f"{r['ratio']:.3f}", spread_text(args, task),
                      f"{r['kld_mean']:.4f}", f"{r['kld_p99']:.3f}", f"{100 * r['top1']:.1f} %",
                      f"{r['bits_per_weight']:.2f}", *cost_cells(args, task),
-                     f"{r['tokens_per_second']:.0f}", linears_text(r)])
+                     f"{r['tokens_per_second']:.0f}", r.get("config_hash", "")[:8],
+                     linears_text(r)])
     for name, perplexity in LLAMA_CPP:
         rows.append([name + " (3 windows)", 16, f"{perplexity:.2f}", "",
-                     f"{perplexity / LLAMA_CPP[0][1]:.3f}"] + [""] * 9)
+                     f"{perplexity / LLAMA_CPP[0][1]:.3f}"] + [""] * 10)
     for i, row in enumerate(rows):
         print("| " + " | ".join(str(cell) for cell in row) + " |")
         if i == 0:

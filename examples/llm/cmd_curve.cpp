@@ -20,6 +20,9 @@ struct CurveOptions {
 };
 
 void run_curve(const CurveOptions& c, const Options& o) {
+  std::vector<rrs_examples::NamedPath> inputs;
+  for (const std::string& path : c.files) inputs.push_back({"records", path});
+  rrs_examples::OutputFiles outputs({{"--out", o.out}}, inputs);
   std::vector<CurvePoint> points;
   for (const std::string& path : c.files) {
     std::ifstream file(path, std::ios::binary);
@@ -29,7 +32,7 @@ void run_curve(const CurveOptions& c, const Options& o) {
   }
   const std::vector<CurvePoint> curve = make_curve(std::move(points));
   print(curve_table(curve));
-  if (!o.out.empty()) write_file(o.out, curve_svg(curve, c.title));
+  outputs.write("--out", curve_svg(curve, c.title));
 }
 
 }  // namespace
@@ -37,7 +40,7 @@ void run_curve(const CurveOptions& c, const Options& o) {
 void define_curve(CLI::App* app, Options* o) {
   auto own = std::make_shared<CurveOptions>();
   app->add_option("records", own->files, "files of perplexity --json")->required();
-  app->add_option("--out", o->out, "the picture, an SVG file");
+  add_output_option(app, "--out", &o->out, "the picture, an SVG file");
   app->add_option("--title", own->title, "of the picture")->capture_default_str();
   app->callback([own, o] { run_curve(*own, *o); });
 }

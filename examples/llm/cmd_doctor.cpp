@@ -13,6 +13,8 @@ namespace rrs_llm {
 namespace {
 
 void run_doctor(const Options& o, DoctorOptions doctor) {
+  rrs_examples::OutputFiles outputs({{"--out", o.out}, {"--recipe-out", o.recipe_out}},
+                                    input_files(o));
   Session session(o.session);
   const std::vector<TokenId> tokens = session.tokens_of_file(o.text);
   doctor.text_path = o.text;
@@ -26,8 +28,8 @@ void run_doctor(const Options& o, DoctorOptions doctor) {
           progress.update(done, all);
         });
   }
-  if (!o.recipe.empty()) write_file(o.recipe, recipe_text(report.recipe));
-  write_file(o.out, doctor_page(report, o.recipe));
+  outputs.write("--recipe-out", recipe_text(report.recipe));
+  outputs.write("--out", doctor_page(report, o.recipe_out));
   print(o.out + ": " + std::to_string(report.modules.size()) + " modules\n");
   if (!recipe_helps(report)) {
     print("on this text the recipe is not better than uniform rrs: it is not recommended\n");
@@ -47,8 +49,9 @@ void define_doctor(CLI::App* app, Options* o) {
   app->add_option("--calibration", o->session.calibration,
                   "text for the page's commands and, where tokens spike, for QFeP's search; by "
                   "default examples/data/wiki.valid.txt");
-  app->add_option("--out", o->out, "the page (HTML) to write")->required();
-  app->add_option("--recipe-out", o->recipe, "also write the recommended recipe (JSON)");
+  add_output_option(app, "--out", &o->out, "the page (HTML) to write")->required();
+  add_output_option(app, "--recipe-out", &o->recipe_out,
+                    "also write the recommended recipe (JSON)");
   app->footer(
       "One self-contained page: open it in a browser, send it by mail; it loads nothing.\n"
       "Example: rrs-llm doctor --model M.gguf --text wiki.test.raw --out report.html");

@@ -14,6 +14,7 @@ namespace rrs_llm {
 namespace {
 
 void run_perplexity(const Options& o) {
+  rrs_examples::OutputFiles outputs({{"--json", o.json}}, input_files(o));
   Session session(o.session);
   const std::vector<Setting> settings = all_settings(o);
   if (!settings.empty() && method_texts(o).empty()) {
@@ -59,7 +60,7 @@ void run_perplexity(const Options& o) {
   for (const MethodRecord& r : records) {
     if (r.simulated) print(r.method + " is simulated in float: it has no integer product\n");
   }
-  if (!o.json.empty()) write_file(o.json, records_json(records));
+  outputs.write("--json", records_json(records));
 }
 
 }  // namespace
@@ -74,7 +75,7 @@ void define_perplexity(CLI::App* app, Options* o) {
       ->check(CLI::NonNegativeNumber);
   app->add_option("--context", o->context, "tokens of a window")->capture_default_str();
   add_kv_option(app, o);
-  app->add_option("--json", o->json, "also write the records to this file");
+  add_output_option(app, "--json", &o->json, "also write the records to this file");
   app->footer(
       "One token stream, cut into windows that do not overlap; tokens 2.. of each are scored.\n"
       "fp with a 16-bit cache always runs: ratio, KLD and top1 compare with its logits.\n"

@@ -12,6 +12,7 @@ namespace rrs_llm {
 namespace {
 
 void run_plan(const Options& o, PlanOptions plan) {
+  rrs_examples::OutputFiles outputs({{"--out", o.out}}, input_files(o));
   const std::string base = only_method(o);
   const std::size_t at = base.find('@');
   plan.method = base.substr(0, at);
@@ -34,7 +35,7 @@ void run_plan(const Options& o, PlanOptions plan) {
         });
   }
   print(result.report);
-  write_file(o.out, recipe_text(result.recipe));
+  outputs.write("--out", recipe_text(result.recipe));
   print(o.out + ": apply it with --recipe " + o.out + "\n");
 }
 
@@ -75,7 +76,7 @@ void define_plan(CLI::App* app, Options* o) {
       ->capture_default_str();
   app->add_option("--held-out-context", plan->held_out_context, "tokens of such a window")
       ->capture_default_str();
-  app->add_option("--out", o->out, "the recipe (JSON) to write")->required();
+  add_output_option(app, "--out", &o->out, "the recipe (JSON) to write")->required();
   app->footer(
       "Measures what each module's activation error costs, and gives more bits where a bit buys "
       "most. The plan is checked on text that the search did not see.\n"

@@ -1,11 +1,18 @@
 // rrs-llm quantize: prepare the weights once, into a file.
+#include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
+
+#include <sys/stat.h>
 
 #include <CLI/CLI.hpp>
 
+#include "../support/atomic_file.hpp"
 #include "../support/write_error.hpp"
 #include "options.hpp"
 #include "progress.hpp"
@@ -14,53 +21,97 @@
 namespace rrs_llm {
 namespace {
 
-// Beside the output while it is not complete: statistics of calibrated layers, finished linears.
-struct SideFiles {
-  std::string statistics;
-  std::string linears;
+// A file beside the output while that is not complete.
+class SideFile {
+ public:
+  explicit SideFile(std::string path) : path_(std::move(path)), before_(state()) {}
 
-  void remove() const {
-    std::remove(statistics.c_str());
-    std::remove(linears.c_str());
+  const std::string& path() const noexcept { return path_; }
+  void remove() const { std::remove(path_.c_str()); }
+  // What a killed run left stays, unless this run has begun to replace it.
+  void remove_if_ours() const {
+    if (state() != before_) remove();
   }
+
+ private:
+  // Equal before and after for a file that nobody has opened to write; empty where there is none.
+  std::vector<std::int64_t> state() const {
+    struct stat s {};
+    if (::stat(path_.c_str(), &s) != 0) return {};
+    return {static_cast<std::int64_t>(s.st_dev), static_cast<std::int64_t>(s.st_ino), s.st_size,
+            s.st_ctim.tv_sec, s.st_ctim.tv_nsec};
+  }
+
+  std::string path_;
+  std::vector<std::int64_t> before_;
 };
 
+struct SideFiles {
+  SideFile statistics;  // of calibrated layers
+  SideFile linears;     // finished ones
+};
+
+std::string seconds_text(double calibrating, double all, int threads) {
+  char text[100];
+  std::snprintf(text, sizeof text, "calibrating took %.2f s, preparing %.2f s, %d thread%s\n",
+                calibrating, all - calibrating, threads, threads == 1 ? "" : "s");
+  return text;
+}
+
+// GPTAQ's linears depend on those before them, so they are all made again.
+bool keeps_linears(const Method& method) {
+  return method.needs_hessians() && !method.needs_stream();
+}
+
 // The method as written: QFeM's modules are named in it.
-Method quantize(const Options& o, const Method& asked, const SideFiles& side) {
+Method quantize(const Options& o, const Method& asked, const SideFiles& side,
+                rrs_examples::AtomicFile out) {
   SessionOptions open = o.session;
   PrepareOptions options;
-  if (asked.needs_hessians()) {
-    open.statistics = side.statistics;
-    // GPTAQ's linears depend on those before them, so they are all made again.
-    if (!asked.needs_stream()) options.unfinished = side.linears;
-  }
+  if (asked.needs_hessians()) open.statistics = side.statistics.path();
+  if (keeps_linears(asked)) options.unfinished = side.linears.path();
   open.resume = options.resume = o.resume;
+  const auto start = std::chrono::steady_clock::now();  // searches and calibration included
   Session session(open);
+  check_writable(session.model(), asked);  // before anything is calibrated
   Method method = session.resolve(asked);
   options.prefix = session.prefix(method);
   session.give_calibration(method, &options);
   session.forget_float_linears();
-  Progress progress("quantizing " + method.name, "linears");
-  options.progress = progress.counter();
   options.warn = options.note = [](const std::string& line) { print(line + "\n"); };
-  write_quantized(session.model(), method, options, session.pool(), o.out);
+  {
+    Progress progress("quantizing " + method.name, "linears");
+    options.progress = progress.counter();
+    write_quantized(session.model(), method, options, session.pool(), std::move(out));
+  }
+  const std::chrono::duration<double> all = std::chrono::steady_clock::now() - start;
+  print(seconds_text(session.calibration_seconds(method), all.count(), session.pool().threads()));
   return method;
 }
 
 void run_quantize(const Options& o) {
+  const SideFiles side{SideFile(o.out + ".statistics"), SideFile(o.out + ".linears")};
+  rrs_examples::check_outputs({{"--out", o.out},
+                               {"--out's OUT.statistics", side.statistics.path()},
+                               {"--out's OUT.linears", side.linears.path()}},
+                              input_files(o));
+  rrs_examples::AtomicFile out(o.out);  // what fails up to here touches nothing of an earlier run
   Method method = make_method(only_method(o), all_settings(o));
-  const SideFiles side{o.out + ".statistics", o.out + ".linears"};
   try {
-    method = quantize(o, method, side);
+    method = quantize(o, method, side, std::move(out));
   } catch (const rrs_examples::WriteError& error) {  // like a kill: what is finished is kept
     if (!method.needs_hessians()) throw;
     throw std::runtime_error(std::string(error.what()) +
                              "; what is finished is kept: the same command with --resume goes on");
   } catch (...) {  // another error leaves nothing for --resume
-    if (!o.resume) side.remove();
+    if (!o.resume) {
+      side.statistics.remove_if_ours();
+      side.linears.remove_if_ours();
+    }
     throw;
   }
-  if (method.needs_hessians()) side.remove();
+  if (method.needs_hessians()) side.statistics.remove();
+  if (keeps_linears(method)) side.linears.remove();
   print(o.out + ": " + method.name + ": " + describe(method) + "\n");
 }
 
@@ -70,7 +121,7 @@ void define_quantize(CLI::App* app, Options* o) {
   add_session_options(app, o);
   add_method_options(app, o, false);
   add_recipe_option(app, o);
-  app->add_option("--out", o->out, "the safetensors file to write")->required();
+  add_output_option(app, "--out", &o->out, "the safetensors file to write")->required();
   app->add_flag("--resume", o->resume,
                 "go on where a killed run of the same command stopped (GPTQ methods)");
   app->footer(

@@ -14,7 +14,9 @@ int run_program(int argc, const char* const* argv) {
   app.require_subcommand(1);
   app.footer(
       "Models: llama, qwen2 and qwen3, as GGUF files or Hugging Face folders. "
-      "examples/llm/fetch_smollm2.sh brings a small one.\nRRS_ISA=avx2 (or scalar, avxvnni, "
+      "examples/llm/fetch_smollm2.sh brings a small one.\nOutputs are opened before the work and "
+      "appear complete or not at all; one that is also an input, or no regular file (a link, a "
+      "device), is refused.\nRRS_ISA=avx2 (or scalar, avxvnni, "
       "avx512, avx512vnni, amx) in the environment forces a level.");
   Options options;
   define_perplexity(app.add_subcommand("perplexity", "compare methods on a text"), &options);

@@ -58,13 +58,17 @@ CurvePoint read_point(const nlohmann::json& record, const std::string& source, s
   p.context = static_cast<std::size_t>(number(record, "context", source, index));
   p.kv_bits = static_cast<int>(number(record, "kv_bits", source, index));
   p.simulated = record.value("simulated", false);
-  p.is_float = p.method == "fp";
+  p.is_float = p.method == "fp" || p.method.rfind("fp+", 0) == 0;
   if (const auto linears = record.find("linears"); linears != record.end() && linears->is_array()) {
     int widest = 0;
+    bool all_float = true;
     for (const nlohmann::json& l : *linears) {
-      widest = (std::max)(widest, activation_bits(l.value("precision", std::string("fp"))));
+      const std::string precision = l.value("precision", std::string("fp"));
+      widest = (std::max)(widest, activation_bits(precision));
+      all_float = all_float && precision == "fp";
     }
     if (widest > 0) p.activation_bits = widest;
+    if (widest > 0 && all_float) p.is_float = true;
   }
   return p;
 }
@@ -146,6 +150,7 @@ std::vector<CurvePoint> read_points(const std::string& json, const std::string& 
   for (const char* key : {"records", "methods"}) {
     if (root.is_object() && root.contains(key)) root = nlohmann::json(root[key]);
   }
+  if (root.is_object() && root.contains("method")) root = nlohmann::json::array({root});
   if (!root.is_array()) throw std::runtime_error(source + ": is not an array of records");
   std::vector<CurvePoint> points;
   for (std::size_t i = 0; i < root.size(); ++i) points.push_back(read_point(root[i], source, i));
@@ -195,13 +200,15 @@ std::string curve_svg(const std::vector<CurvePoint>& curve, const std::string& t
   double y = Frame::kTop;
   int index = 0;
   double before = 0.0;
+  double line_end = Frame::kLeft + Frame::kWidth;  // where the next float method is named
   for (const CurvePoint& p : curve) {
     const std::string values = text("%6.2f bits  %.2f", p.bits, p.perplexity);
     if (p.is_float) {
       out += text("<path d=\"M%.1f %.1fh%.1f\" stroke=\"#57606a\" stroke-dasharray=\"6 4\"/>\n",
                   Frame::kLeft, f.y(p.perplexity), Frame::kWidth);
-      out += label(Frame::kLeft + Frame::kWidth, f.y(p.perplexity) - 5, "end", 12,
-                   p.method + text(" %.2f", p.perplexity));
+      out +=
+          label(line_end, f.y(p.perplexity) - 5, "end", 12, p.method + text(" %.2f", p.perplexity));
+      line_end -= 150.0;
       continue;
     }
     ++index;

@@ -2,10 +2,10 @@
 // Perplexity over bits per weight: the JSON records of `perplexity` as a picture and a table.
 //
 // From: files written by perplexity --json; to: `rrs-llm curve`. A record is on the frontier when
-// no other has at most its bits and a lower perplexity, nor its perplexity with fewer bits. Float
-// methods are the dashed line, not points. Activations and cache may differ between points: the
-// colour is the widest activation of the linears, and only records of one context, number of
-// windows and cache width share a picture.
+// no other has at most its bits and a lower perplexity, nor its perplexity with fewer bits. Methods
+// whose linears are float are dashed lines, not points. Activations and cache may differ between
+// points: the colour is the widest activation of the linears, and only records of one context,
+// number of windows and cache width share a picture.
 
 #include <cstddef>
 #include <string>
@@ -25,8 +25,8 @@ struct CurvePoint {
   int kv_bits = 16;
 };
 
-// Records of one JSON text (an array, or {"records": [...]} or {"methods": [...]}). Throws naming
-// `source` and the record for anything that is not one.
+// Records of one JSON text (an array, one record alone, or {"records": [...]} or {"methods":
+// [...]}). Throws naming `source` and the record for anything that is not one.
 std::vector<CurvePoint> read_points(const std::string& json, const std::string& source);
 
 // Sorted by bits, frontier marked, the later of two records of one method kept. Throws when

@@ -55,15 +55,17 @@ void add_rows(const float* x, std::int64_t rows, std::int64_t cols, ModuleState*
   s->score_sum += s->token_median > 0.0 ? most / s->token_median : 0.0;
 }
 
-// As WeightView::stored_bytes counts: without what aligns the sections.
+// As LinearInfo::stored_bytes counts: without what aligns the sections.
 std::int64_t bytes_of(const ModelSource& model, const std::string& name, const LinearPlan& plan) {
   if (plan.kind == LinearKind::kFloat) {
     const TensorInfo info = *model.info(name);
     return static_cast<std::int64_t>(info.rows * info.columns * sizeof(float));
   }
   const rrs::WeightLayout l = stored_layout(model, name, plan);
+  const StoredChannels beside = stored_channels(plan);
+  const std::int64_t arrays = (beside.divisor ? 1 : 0) + (beside.permutation ? 1 : 0);
   return l.panels_bytes + l.scales_bytes + l.offsets_bytes + l.down_bytes + l.up_bytes +
-         l.rank_scales_bytes;
+         l.rank_scales_bytes + arrays * 4 * static_cast<std::int64_t>(model.info(name)->columns);
 }
 
 // "ffn_down     N 576    K 1536   48 groups"

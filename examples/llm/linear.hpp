@@ -26,7 +26,7 @@ struct LinearInfo {
   std::string kernel;     // the GEMM kernel for it, as the machine is now; apply says which ran
   bool simulated = false;
   std::int64_t weights = 0;
-  std::int64_t stored_bytes = 0;
+  std::int64_t stored_bytes = 0;  // weight and, where they are stored, divisor and permutation
 };
 
 struct LinearOutput {

@@ -87,6 +87,12 @@ const char* kernel_for(const rrs::PreparedActivation& a) noexcept {
   return rrs::select_gemm_kernel(*table, a.scheme).name;
 }
 
+// As a file of `quantize` has them: a divisor also where the norm before has taken it.
+std::int64_t channel_bytes(const InputChannels& c) noexcept {
+  return static_cast<std::int64_t>(c.divisor.size() * sizeof(float) +
+                                   c.permutation.size() * sizeof(std::int32_t));
+}
+
 class RrsLinear final : public Linear {
  public:
   RrsLinear(std::string name, const rrs::WeightView& weight, const rrs::Scheme& scheme,
@@ -125,7 +131,7 @@ class RrsLinear final : public Linear {
         kernel_,
         false,
         weight_.n * weight_.k,
-        weight_.stored_bytes()};
+        weight_.stored_bytes() + channel_bytes(channels_)};
   }
 
   const rrs::WeightView* packed() const noexcept override { return &weight_; }

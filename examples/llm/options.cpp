@@ -6,7 +6,6 @@
 
 #include <CLI/CLI.hpp>
 
-#include "../support/atomic_file.hpp"
 #include "../support/quoted_name.hpp"
 #include "recipe.hpp"
 
@@ -191,10 +190,26 @@ std::string only_method(const Options& o) {
   return texts.empty() ? "rrs" : texts.front();
 }
 
-void write_file(const std::string& path, const std::string& content) {
-  rrs_examples::AtomicFile file(path);
-  file.write(content.data(), content.size());
-  file.commit();
+CLI::Option* add_output_option(CLI::App* app, const std::string& name, std::string* path,
+                               const std::string& help) {
+  const auto named = [](const std::string& value) {
+    return value.empty() ? std::string("the file name is empty") : std::string();
+  };
+  return app->add_option(name, *path, help)->check(named);
+}
+
+std::vector<rrs_examples::NamedPath> input_files(const Options& o) {
+  std::vector<rrs_examples::NamedPath> inputs{
+      {"--model", o.session.model},
+      {o.session.calibration.empty() ? "--calibration (by default)" : "--calibration",
+       calibration_path(o.session)},
+      {"--text", o.text},
+      {"--weights", o.weights},
+      {"--recipe", o.recipe}};
+  for (const std::string& method : o.methods) {
+    inputs.push_back({"--method ...@recipe", recipe_path(method)});
+  }
+  return inputs;
 }
 
 void print(const std::string& text) {

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "../support/output_files.hpp"
 #include "generate.hpp"
 #include "method.hpp"
 #include "session.hpp"
@@ -27,6 +28,7 @@ struct Options {
   std::vector<std::string> overrides;
   std::string weights;
   std::string recipe;
+  std::string recipe_out;
   std::string text;
   std::string json;
   std::string out;
@@ -58,8 +60,14 @@ std::string only_method(const Options& o);
 std::vector<std::string> method_texts(const Options& o);
 void add_recipe_option(CLI::App* app, Options* o);
 
-void print(const std::string& text);                                   // to stdout, at once
-void write_file(const std::string& path, const std::string& content);  // whole or not at all
+void print(const std::string& text);  // to stdout, at once
+
+// An option for a file to write. A command hands these to OutputFiles with input_files(), before
+// its work.
+CLI::Option* add_output_option(CLI::App* app, const std::string& name, std::string* path,
+                               const std::string& help);
+// Every file that an option names to be read, and the calibration text that is read without one.
+std::vector<rrs_examples::NamedPath> input_files(const Options& o);
 
 // The subcommands.
 void define_perplexity(CLI::App* app, Options* o);

@@ -47,10 +47,13 @@ struct MethodRecord {
   std::vector<double> window_nll;  // mean of each window: e to the mean of some is their perplexity
   std::vector<double> window_kld;  // mean of each window
   double top1 = 1.0;               // share of positions whose most likely token is fp's
-  double bits_per_weight = 0.0;
+  double bits_per_weight = 0.0;    // LinearInfo::stored_bytes of all linears
   double tokens_per_second = 0.0;  // prefill: forward passes, without the head
   double outside_linears = 0.0;    // share of that time
-  double prepare_seconds = 0.0;
+  // Of the calibration that the method used, which methods of one run may share; 0: none, or made
+  // before, by `quantize`.
+  double calibration_seconds = 0.0;
+  double prepare_seconds = 0.0;  // weights, and the searches of +qfem and +qfep
   bool simulated = false;
   std::vector<LinearCount> linears;
 };
@@ -60,6 +63,7 @@ struct Contestant {
   std::string scheme;
   std::string calibration;
   int kv_bits = 16;
+  double calibration_seconds = 0.0;
   double prepare_seconds = 0.0;
   std::unique_ptr<Engine> engine;
 };

@@ -69,6 +69,7 @@ std::string records_json(const std::vector<MethodRecord>& records) {
                      {"model", r.model},
                      {"simulated", r.simulated},
                      {"outside_linears", r.outside_linears},
+                     {"calibration_seconds", r.calibration_seconds},
                      {"prepare_seconds", r.prepare_seconds}});
   }
   return array.dump(2) + "\n";

@@ -63,10 +63,11 @@ std::vector<TensorSpec> file_layout(const ModelSource& model, const Method& meth
       const std::int64_t bytes =
           rrs::detail::kWeightHeaderBytes + stored_layout(model, name, plan).total_bytes;
       specs.push_back({name + ".rrs", Dtype::kU8, {static_cast<std::size_t>(bytes)}});
-      if (plan.scheme.smoothquant_alpha > 0.0f || plan.weight.aser.smoothed() > 0) {
+      const StoredChannels beside = stored_channels(plan);
+      if (beside.divisor) {
         specs.push_back({name + ".divisor", Dtype::kF32, {info.columns}});
       }
-      if (plan.weight.zigzag) {
+      if (beside.permutation) {
         specs.push_back({name + ".permutation", Dtype::kI32, {info.columns}});
       }
     }
@@ -302,6 +303,19 @@ rrs::WeightLayout stored_layout(const ModelSource& model, const std::string& nam
   return *layout;
 }
 
+StoredChannels stored_channels(const LinearPlan& plan) noexcept {
+  if (plan.kind != LinearKind::kRrs) return {};
+  return {plan.scheme.smoothquant_alpha > 0.0f || plan.weight.aser.smoothed() > 0,
+          plan.weight.zigzag};
+}
+
+void check_writable(const ModelSource& model, const Method& method) {
+  check_packable(method);
+  check_recipe_model(method, model);
+  check_patterns(method, model.config().layers);
+  file_layout(model, method, nullptr);
+}
+
 std::string model_fingerprint(const ModelSource& model) {
   const ModelConfig& c = model.config();
   std::uint64_t h = hash_text(architecture_name(c.architecture), 1);
@@ -328,7 +342,7 @@ std::string model_fingerprint(const ModelSource& model) {
 }
 
 void write_quantized(const ModelSource& model, const Method& asked, const PrepareOptions& options,
-                     const ThreadPool& pool, const std::string& out) {
+                     const ThreadPool& pool, rrs_examples::AtomicFile out) {
   check_packable(asked);
   check_recipe_model(asked, model);
   check_patterns(asked, model.config().layers);
@@ -346,7 +360,8 @@ void write_quantized(const ModelSource& model, const Method& asked, const Prepar
   }
   if (options.calibration != nullptr) metadata["calibration"] = options.calibration->text();
   if (options.prefix != nullptr) metadata["prefix"] = prefix_hash(*options.prefix);
-  SafetensorsWriter writer(out, file_layout(model, method, options.prefix.get()), metadata);
+  SafetensorsWriter writer(std::move(out), file_layout(model, method, options.prefix.get()),
+                           metadata);
   if (options.prefix != nullptr) write_prefix(*options.prefix, &writer);
   LinearMaker maker(model, method, options, pool);
   std::unique_ptr<UnfinishedLinears> unfinished;

@@ -2,7 +2,7 @@
 // Prepared linears in a file: written once, then mapped and used in place.
 //
 //   NAME.rrs      U8   the bytes of rrs::serialize_weight, 64-byte aligned
-//   NAME.divisor  F32  SmoothQuant's divisors of the linear's input, where there are any
+//   NAME.divisor  F32  SmoothQuant's or ASER's divisors of the linear's input, where there are any
 //   NAME.permutation  I32  zigzag's, where there is one
 //   prefix.tokens I32, prefix.k and prefix.v F16 [layers, tokens, kv width]: of methods with +qfep
 //   metadata      format, version, method, description, model fingerprint
@@ -17,6 +17,7 @@
 #include <memory>
 #include <string>
 
+#include "../support/atomic_file.hpp"
 #include "engine.hpp"
 #include "method.hpp"
 #include "prepare.hpp"
@@ -32,14 +33,27 @@ std::string model_fingerprint(const ModelSource& model);
 
 // `text`: the method as make_method takes it, with every setting in it. Throws for fp and for
 // simulated methods: they have no packed weights.
-// With options.unfinished, finished linears are also kept there until somebody removes it.
+// With options.unfinished, finished linears are also kept there until somebody removes it. `out` is
+// opened by the caller, before calibration.
 void write_quantized(const ModelSource& model, const Method& method, const PrepareOptions& options,
-                     const ThreadPool& pool, const std::string& out);
+                     const ThreadPool& pool, rrs_examples::AtomicFile out);
 
 // Where the sections of a linear's packed weight lie, known before it is prepared; without a branch
 // whose rank is found while preparing (rank-share). Throws for a shape that cannot be packed.
 rrs::WeightLayout stored_layout(const ModelSource& model, const std::string& name,
                                 const LinearPlan& plan);
+
+// What is stored beside a linear's packed weight, known beforehand: 4 bytes per input each.
+struct StoredChannels {
+  bool divisor = false;
+  bool permutation = false;
+};
+StoredChannels stored_channels(const LinearPlan& plan) noexcept;
+
+// Throws what write_quantized would throw before it asks for a calibration: a method that has no
+// packed weights, a recipe for another model, a pattern that names nothing, a rank that does not
+// fit.
+void check_writable(const ModelSource& model, const Method& method);
 
 struct QuantizedFile {
   Method method;

@@ -132,18 +132,17 @@ void check_format(const Reader& r) {
   }
 }
 
+constexpr char kRecipeKey[] = "@recipe=";
+
 // Takes "@recipe=FILE" out of the text.
 std::string take_recipe(std::string* text) {
-  const std::string key = "@recipe=";
-  const std::size_t at = text->find(key);
-  if (at == std::string::npos || at + key.size() == text->size()) {
+  std::string path = recipe_path(*text);
+  if (path.empty()) {
     throw std::runtime_error("method " + *text +
                              " needs a recipe: --recipe FILE, or rrs-plan@recipe=FILE "
                              "(rrs-llm plan writes one)");
   }
-  const std::size_t end = (std::min)(text->find('@', at + 1), text->size());
-  std::string path = text->substr(at + key.size(), end - at - key.size());
-  text->erase(at, end - at);
+  text->erase(text->find(kRecipeKey), std::string(kRecipeKey).size() + path.size());
   return path;
 }
 
@@ -225,6 +224,14 @@ Recipe parse_recipe(const std::string& text, const std::string& where) {
 Recipe read_recipe(const std::string& path) {
   const rrs_examples::MappedFile file(path);
   return parse_recipe(std::string(file.text()), path);
+}
+
+std::string recipe_path(const std::string& method) {
+  const std::size_t at = method.find(kRecipeKey);
+  if (at == std::string::npos) return "";
+  const std::size_t first = at + std::string(kRecipeKey).size();
+  const std::size_t end = (std::min)(method.find('@', first), method.size());
+  return method.substr(first, end - first);
 }
 
 bool is_recipe_method(const std::string& text) {

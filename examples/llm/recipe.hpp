@@ -81,6 +81,8 @@ Recipe read_recipe(const std::string& path);
 
 // "rrs-plan", "rrs_plan", with whatever follows.
 bool is_recipe_method(const std::string& text);
+// The FILE of "@recipe=FILE" in a method's text; empty where it names none.
+std::string recipe_path(const std::string& method);
 // "rrs-plan" with "@recipe=FILE" and, perhaps, suffixes that go to the base method and settings
 // that come after the recipe's. Throws when no file is named.
 Method make_recipe_method(const std::string& text, const std::vector<Setting>& common);

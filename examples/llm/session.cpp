@@ -35,6 +35,10 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 }  // namespace
 
+std::string calibration_path(const SessionOptions& options) {
+  return options.calibration.empty() ? kCalibrationText : options.calibration;
+}
+
 StoreFactory store_factory(const rrs::KvScheme& scheme) {
   if (scheme.bits == 16) return [](const AttentionShape& shape) { return make_f16_store(shape); };
   return [scheme](const AttentionShape& shape) { return make_quantized_store(shape, scheme); };
@@ -90,8 +94,7 @@ const LinearStack& Session::float_linears() {
 const std::vector<TokenId>& Session::calibration_tokens() {
   if (!options_.calibration.empty() || spare_tokens_.empty()) {
     if (calibration_tokens_.empty()) {
-      calibration_tokens_ =
-          tokens_of_file(options_.calibration.empty() ? kCalibrationText : options_.calibration);
+      calibration_tokens_ = tokens_of_file(calibration_path(options_));
     }
     return calibration_tokens_;
   }
@@ -148,8 +151,15 @@ const Calibration& Session::calibration(const Method& method) {
   options.progress = progress.counter();
   const auto start = std::chrono::steady_clock::now();
   Calibration& made = calibrations_[key] = calibrate(&engine, tokens, options);
-  calibration_seconds_ = seconds_since(start);
+  calibration_seconds_[key] = seconds_since(start);
+  calibrating_ += calibration_seconds_[key];
   return made;
+}
+
+double Session::calibration_seconds(const Method& method) {
+  if (!method.needs_calibration()) return 0.0;
+  const auto at = calibration_seconds_.find(prefix_tokens(prefix(method).get()));
+  return at == calibration_seconds_.end() ? 0.0 : at->second;
 }
 
 void Session::give_calibration(const Method& method, PrepareOptions* options) {
@@ -180,10 +190,11 @@ PrepareOptions Session::prepare_options(const Method& method) {
 Contestant Session::prepare(const Method& asked, int kv_bits) {
   check_recipe_model(asked, *model_);
   check_patterns(asked, model_->config().layers);
+  const auto start = std::chrono::steady_clock::now();
+  const double calibrated = calibrating_;
   Resolved resolved = resolve_linears(asked);
   const Method& method = resolved.method;
   PrepareOptions options = prepare_options(method);
-  const auto start = std::chrono::steady_clock::now();
   Progress progress("preparing " + method.name, "linears");
   options.progress = progress.counter();
   const rrs::KvScheme kv = method.kv(kv_bits);
@@ -197,7 +208,8 @@ Contestant Session::prepare(const Method& asked, int kv_bits) {
   if (is_fp) linears = float_linears();
   if (linears.empty()) linears = prepare_linears(*model_, method, options, *pool_);
   c.engine = make_engine(std::move(linears), kv, options.prefix);
-  c.prepare_seconds = seconds_since(start);
+  c.calibration_seconds = calibration_seconds(method);
+  c.prepare_seconds = seconds_since(start) - (calibrating_ - calibrated);
   return c;
 }
 

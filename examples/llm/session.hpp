@@ -31,6 +31,9 @@ struct SessionOptions {
   SpikeLog spike_log;  // QFeM's and QFeP's searches say here what they try
 };
 
+// The text to calibrate on: the file named, else the one shipped.
+std::string calibration_path(const SessionOptions& options);
+
 class Session {
  public:
   explicit Session(const SessionOptions& options);
@@ -48,7 +51,8 @@ class Session {
 
   // A file's bytes as tokens; BOS first when the model's metadata says so.
   std::vector<TokenId> tokens_of_file(const std::string& path) const;
-  double calibration_seconds() const noexcept { return calibration_seconds_; }  // of the last one
+  // What the calibration of `method` took, whichever method of this run it was made for; 0: none.
+  double calibration_seconds(const Method& method);
   // Tokens to calibrate on instead of the shipped text, if no calibration file was named; shorter
   // than a window of 1024, they are one window.
   void set_calibration_tokens(std::vector<TokenId> tokens) { spare_tokens_ = std::move(tokens); }
@@ -101,8 +105,9 @@ class Session {
   std::map<std::vector<TokenId>, Calibration> calibrations_;
   std::map<std::vector<TokenId>, SpikeMeasurement> spikes_;
   std::map<std::vector<TokenId>, std::shared_ptr<const Prefix>> prefixes_;
-  std::set<std::string> told_;  // lines of raised damping
-  double calibration_seconds_ = 0.0;
+  std::set<std::string> told_;                                  // lines of raised damping
+  std::map<std::vector<TokenId>, double> calibration_seconds_;  // keys of calibrations_
+  double calibrating_ = 0.0;                                    // seconds, all of them
 };
 
 StoreFactory store_factory(const rrs::KvScheme& scheme);

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "write_error.hpp"
@@ -25,17 +26,45 @@ std::string temporary_name(const std::string& path) {
   return path + ".tmp." + std::to_string(::getpid()) + "." + std::to_string(counter++);
 }
 
+const char* kind_of(mode_t mode) {
+  if (S_ISDIR(mode)) return "a folder";
+  if (S_ISLNK(mode)) return "a symbolic link";
+  if (S_ISFIFO(mode)) return "a FIFO";
+  if (S_ISSOCK(mode)) return "a socket";
+  return "a device";
+}
+
 }  // namespace
 
 AtomicFile::AtomicFile(std::string path)
     : path_(std::move(path)), temporary_(temporary_name(path_)) {
+  if (path_.empty()) throw WriteError("a file to write has no name");
+  check_target();
   open_unnamed(folder_of(path_));
   if (file_ < 0) open_named();
 }
 
+AtomicFile::AtomicFile(AtomicFile&& other) noexcept
+    : path_(std::move(other.path_)),
+      temporary_(std::move(other.temporary_)),
+      file_(std::exchange(other.file_, -1)),
+      temporary_exists_(std::exchange(other.temporary_exists_, false)) {}
+
 AtomicFile::~AtomicFile() {
   if (file_ >= 0) ::close(file_);
   if (temporary_exists_) ::unlink(temporary_.c_str());
+}
+
+void AtomicFile::check_target() const {
+  struct stat status {};
+  // The temporary name is the longer one: an unnamed file would meet its limit in commit() only.
+  if (::lstat(temporary_.c_str(), &status) != 0 && errno != ENOENT) fail("cannot be created");
+  if (::lstat(path_.c_str(), &status) != 0) {
+    if (errno != ENOENT) fail("cannot be examined");
+  } else if (!S_ISREG(status.st_mode)) {
+    throw WriteError(path_ + ": is " + kind_of(status.st_mode) +
+                     ", not a regular file: it is not replaced");
+  }
 }
 
 void AtomicFile::open_unnamed(const std::string& folder) {
@@ -65,6 +94,7 @@ void AtomicFile::write(const void* data, std::size_t size) {
 
 void AtomicFile::commit() {
   if (::fsync(file_) != 0) fail("cannot be synced");
+  check_target();  // again: hours may have passed
   if (!temporary_exists_) {
     const std::string unnamed = "/proc/self/fd/" + std::to_string(file_);
     // An unnamed file can only be linked to a free name; the rename below replaces an old target.

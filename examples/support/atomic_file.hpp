@@ -1,10 +1,14 @@
 #pragma once
 // Writes a file that appears under its name complete or not at all.
 //
-// From / to: the safetensors writer. Bytes go to an unnamed file in the target's folder
-// (O_TMPFILE, so even a killed process leaves nothing), or to a temporary name where the file
-// system has no unnamed files; commit() syncs it and renames it over the target. Without commit()
-// nothing remains.
+// From / to: whatever writes a file: the safetensors writer, OutputFiles. Bytes go to an unnamed
+// file in the target's folder (O_TMPFILE, so even a killed process leaves nothing), or to a
+// temporary name where the file system has no unnamed files; commit() syncs it and renames it over
+// the target. Without commit() nothing remains.
+// Constructed before long work, it refuses at once what could not be written behind it: a folder
+// that is missing or closed, a name that is too long, and a target that is no regular file.
+// Renaming over a device, a FIFO or a folder would take it away. A symbolic link is refused, too:
+// to replace the link would surprise, to follow it would write where no argument says.
 
 #include <cstddef>
 #include <string>
@@ -13,15 +17,18 @@ namespace rrs_examples {
 
 class AtomicFile {
  public:
-  explicit AtomicFile(std::string path);
+  explicit AtomicFile(std::string path);  // throws WriteError, as all of its functions
   ~AtomicFile();
+  AtomicFile(AtomicFile&& other) noexcept;
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
 
+  const std::string& path() const noexcept { return path_; }
   void write(const void* data, std::size_t size);
   void commit();
 
  private:
+  void check_target() const;
   void open_unnamed(const std::string& folder);
   void open_named();
   [[noreturn]] void fail(const char* what) const;

@@ -24,7 +24,8 @@ namespace rrs_examples {
 class MappedFile {
  public:
   explicit MappedFile(std::string path) : path_(std::move(path)) {
-    const int file = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+    // Without waiting: a pipe would have no writer, perhaps for ever, only to be refused.
+    const int file = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (file < 0) fail("cannot be opened");
     const char* problem = map(file);
     const int error = errno;

@@ -242,9 +242,9 @@ const Tensor& Safetensors::require(std::string_view name) const {
   return *tensor;
 }
 
-SafetensorsWriter::SafetensorsWriter(const std::string& path, const std::vector<TensorSpec>& specs,
+SafetensorsWriter::SafetensorsWriter(AtomicFile file, const std::vector<TensorSpec>& specs,
                                      const std::map<std::string, std::string>& metadata)
-    : path_(path), file_(path) {
+    : path_(file.path()), file_(std::move(file)) {
   json header = json::object();
   if (!metadata.empty()) header[kMetadataKey] = metadata;
   std::size_t offset = 0;
@@ -317,7 +317,7 @@ void write_safetensors(const std::string& path, const std::vector<Tensor>& tenso
   std::vector<TensorSpec> specs;
   specs.reserve(tensors.size());
   for (const Tensor& tensor : tensors) specs.push_back({tensor.name, tensor.dtype, tensor.shape});
-  SafetensorsWriter writer(path, specs, metadata);
+  SafetensorsWriter writer(AtomicFile(path), specs, metadata);
   for (const Tensor& tensor : tensors) writer.write(tensor.name, tensor.data, tensor.size);
   writer.commit();
 }

@@ -71,7 +71,7 @@ inline constexpr std::size_t kTensorAlignment = 64;
 // start unaligned, a U8 tensor named "__pad.N" fills the gap (the format allows no holes).
 class SafetensorsWriter {
  public:
-  SafetensorsWriter(const std::string& path, const std::vector<TensorSpec>& specs,
+  SafetensorsWriter(AtomicFile file, const std::vector<TensorSpec>& specs,
                     const std::map<std::string, std::string>& metadata = {});
 
   void write(std::string_view name, const void* data, std::size_t size);

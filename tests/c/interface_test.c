@@ -189,6 +189,14 @@ static void test_errors(Layer* l) {
   CHECK(rrs_linear(&args, &error) == RRS_INVALID_ARGUMENT);
   CHECK(strstr(error.message, "X.row_stride") != NULL);
   args = linear_args(l, y);
+  args.x.data = (char*)args.x.data + 1; /* between two elements */
+  CHECK(rrs_linear(&args, &error) == RRS_INVALID_ARGUMENT);
+  CHECK(strstr(error.message, "X.data must be aligned") != NULL);
+  args = linear_args(l, y);
+  args.y.data = (char*)args.y.data + 2;
+  CHECK(rrs_linear(&args, &error) == RRS_INVALID_ARGUMENT);
+  CHECK(strstr(error.message, "Y.data must be aligned") != NULL);
+  args = linear_args(l, y);
   args.y.type = 9;
   CHECK(rrs_linear(&args, &error) == RRS_INVALID_ARGUMENT);
   CHECK(rrs_linear(NULL, NULL) == RRS_INVALID_ARGUMENT);

@@ -150,7 +150,7 @@ TEST(Aser, EightBitFactorsAreWhatIsStored) {
   }
 }
 
-// Real weights: strictly below the base at every rank, for every basis and precision; and the run
+// Strictly below the base (on the real model: llm/smollm2_gptq_test.cpp) at every rank, for every basis and precision; and the run
 // time computes W~ minus what is left, not something else.
 TEST(Aser, WeightsOfEverySchemeGainAtEveryRank) {
   const rrs_test::LayerData d = rrs_test::make_layer(64, 40, 96, 9);
@@ -223,6 +223,30 @@ TEST(Aser, SmoothingFollowsItsDefinition) {
   EXPECT_EQ(none->divisor, std::vector<float>(5, 1.0f));
 }
 
+TEST(Aser, BadWeightsAreNamed) {
+  const rrs_test::LayerData d = rrs_test::make_layer(1, 20, 64, 3);
+  const rrs::PreparedWeight base = rrs_test::prepare(d, rrs::presets::rrs());
+  const std::vector<double> h = make_hessian(64, 4);
+  rrs::AserOptions o;
+  o.rank = 4;
+  const auto argument = [&](const rrs::WeightView& w, const rrs::MatrixView<const float>& full) {
+    const auto result = rrs::aser_weight(w, full, h, o);
+    return result.ok() ? std::string("ok") : std::string(result.status().argument);
+  };
+  EXPECT_EQ(argument(base, d.W()), "ok");
+  EXPECT_EQ(argument(base, {nullptr, 20, 64}), "W.data");
+  EXPECT_EQ(argument(base, {d.w.data(), 20, 64, 63}), "W.row_stride");
+  EXPECT_EQ(argument(base, {d.w.data() + 19 * 64, 20, 64, -64}), "W.row_stride");
+  EXPECT_EQ(argument(base, {d.w.data(), 19, 64}), "W.rows");
+  EXPECT_EQ(argument(rrs::WeightView{}, d.W()), "K");
+  rrs::WeightView spoilt = base;
+  spoilt.panels = nullptr;
+  EXPECT_EQ(argument(spoilt, d.W()), "W.panels");
+  spoilt = base;
+  spoilt.groups = 1;
+  EXPECT_EQ(argument(spoilt, d.W()), "W.groups");
+}
+
 TEST(Aser, BadInputIsNamed) {
   const Matrix e = random_matrix(6, 8, 1);
   const std::vector<double> h = make_hessian(8, 2);
@@ -254,6 +278,11 @@ TEST(Aser, BadInputIsNamed) {
   const auto f = rrs::aser_factors(view(nan), h, o);
   EXPECT_EQ(argument(f), "error");
   EXPECT_EQ(f.status().value, 2);
+  const rrs::MatrixView<const double> null(nullptr, 6, 8), narrow(e.data(), 6, 8, -8);
+  EXPECT_EQ(argument(rrs::aser_factors(null, h, o)), "error.data");
+  EXPECT_EQ(argument(rrs::aser_factors(narrow, h, o)), "error.row_stride");
+  const std::int64_t wide = std::int64_t{1} << 32;  // squared, 0 in 64 bits
+  EXPECT_EQ(argument(rrs::aser_factors({e.data(), 1, wide}, {}, o)), "K");
   EXPECT_EQ(argument(rrs::aser_smoothing({1.0, 2.0}, {1.0}, 1)), "mean_w");
   EXPECT_EQ(argument(rrs::aser_smoothing({1.0, 2.0}, {1.0, 1.0}, 2)), "outliers");
   EXPECT_EQ(argument(rrs::aser_smoothing({1.0, std::nan("")}, {1.0, 1.0}, 1)), "mean_x");

@@ -410,6 +410,38 @@ TEST(HessianFactor, BadInputIsNamed) {
   with.correction = &small;
   EXPECT_FALSE(rrs::gptq(p.view(), *factor, WeightScheme{}, with).ok());
   EXPECT_FALSE(rrs::gptaq_correction(small, *factor).ok());
+  const std::int64_t wide = std::int64_t{1} << 32;  // squared, 0 in 64 bits
+  EXPECT_TRUE(has(message({}, wide, 0.01), "K squared must fit 63 bits"));
+}
+
+// What is left of a factor that was moved from is its K.
+TEST(HessianFactor, MovedFromAndEditedFactorsAreRefused) {
+  const Problem p = make_problem(2, 32, 0, 61);
+  HessianOptions ordered;
+  ordered.act_order = true;
+  const auto good = rrs::factor_hessian(p.h, 32, ordered);
+  ASSERT_TRUE(good.ok());
+  int cases = 0;
+  const auto refused = [&](const char* argument, const auto& spoil) {
+    rrs::HessianFactor factor = *good;
+    spoil(factor);
+    const rrs::Status solved = rrs::gptq(p.view(), factor, WeightScheme{}).status();
+    EXPECT_STREQ(solved.argument, argument) << solved.message();
+    const rrs::Status corrected = rrs::gptaq_correction(p.h, factor).status();
+    EXPECT_STREQ(corrected.argument, argument) << corrected.message();
+    ++cases;
+  };
+  refused("factor.upper", [](auto& f) { const rrs::HessianFactor taken = std::move(f); });
+  refused("factor.upper", [](auto& f) { f.upper.pop_back(); });
+  refused("factor.dead", [](auto& f) { f.dead.clear(); });
+  refused("factor.order", [](auto& f) { f.order.resize(31); });
+  refused("factor.order", [](auto& f) { f.order[3] = 32; });
+  refused("factor.order", [](auto& f) { f.order[3] = -1; });
+  EXPECT_EQ(cases, 6);
+  rrs::HessianFactor wide;
+  wide.k = std::int64_t{1} << 32;
+  EXPECT_STREQ(rrs::gptaq_correction({}, wide).status().argument, "K");
+  EXPECT_STREQ(rrs::gptaq_correction({}, rrs::HessianFactor{}).status().argument, "K");
 }
 
 }  // namespace

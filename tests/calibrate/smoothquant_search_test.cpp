@@ -179,6 +179,13 @@ TEST(AlphaSearch, RefusesBadArguments) {
   EXPECT_EQ(argument(MatrixView<const float>(in.x.data(), 0, kK), in.weights(), in.maxima),
             "X.rows");
   EXPECT_EQ(argument(in.view(), in.weights(), std::vector<float>(3, 1.0f)), "weight_maxima");
+  const std::int64_t many = std::int64_t{1} << 32;  // squared, 0 in 64 bits
+  const std::vector<float> none;
+  const MatrixView<const float> tall(nullptr, many, 0);
+  EXPECT_EQ(argument(tall, Weights{tall}, none), "X.cols");
+  EXPECT_EQ(argument(MatrixView<const float>(in.x.data(), many, 1), Weights{{in.x.data(), many, 1}},
+                     none),
+            "W.rows");
   rrs::AlphaSearchOptions options;
   options.alphas = {0.5f, 1.5f};
   EXPECT_STREQ(in.search(scheme, options).status().argument, "alpha");

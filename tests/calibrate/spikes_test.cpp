@@ -38,6 +38,14 @@ TEST(Spikes, TokenScalesAreRowMaxima) {
   EXPECT_TRUE(scales.empty());
 }
 
+TEST(Spikes, RowsWithoutInputsAreRefused) {
+  std::vector<float> scales = {9.0f};
+  const MatrixView<const float> tall(nullptr, INT64_MAX, 0);
+  EXPECT_STREQ(rrs::token_scales(tall, &scales).argument, "X.cols");
+  EXPECT_EQ(scales, std::vector<float>{9.0f});
+  EXPECT_EQ(rrs::lower_median({}), 0.0f);
+}
+
 TEST(Spikes, NonFiniteRowsAreNamedAndChangeNothing) {
   int cases = 0;
   for (const float bad : {kNan, kInf, -kInf}) {

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "rrs/calibrate/hessian_basis.hpp"
@@ -121,6 +122,49 @@ TEST(Statistics, BadInputIsNamedAndChangesNothing) {
   EXPECT_TRUE(rrs_test::bits_equal(s.hessian, before.hessian));
 }
 
+// A call without rows has the channels already: a later one with others wrote behind their end.
+TEST(Statistics, CallsWithoutRowsBindTheShape) {
+  const std::vector<float> x(2 * 4096, 1.0f);
+  for (const bool with_hessian : {false, true}) {
+    InputStatistics s;
+    const MatrixView<const float> none(nullptr, 0, 4), other(x.data(), 2, 4096);
+    ASSERT_TRUE(rrs::update_statistics(none, with_hessian, &s).ok());
+    const rrs::Status e = rrs::update_statistics(other, with_hessian, &s);
+    EXPECT_STREQ(e.argument, "X.cols") << e.message();
+    EXPECT_EQ(e.limit, 4);
+    const MatrixView<const float> same(x.data(), 2, 4);
+    const rrs::Status changed = rrs::update_statistics(same, !with_hessian, &s);
+    EXPECT_STREQ(changed.argument, "with_hessian") << changed.message();
+    ASSERT_TRUE(rrs::update_statistics(same, with_hessian, &s).ok());
+    EXPECT_EQ(s.tokens, 2);
+  }
+}
+
+TEST(Statistics, MovedFromAndEditedObjectsAreRefused) {
+  const std::vector<float> x = rrs_test::normal_vector(12, 1);
+  const MatrixView<const float> view(x.data(), 3, 4);
+  InputStatistics good;
+  ASSERT_TRUE(rrs::update_statistics(view, true, &good).ok());
+  const auto refused = [&](const auto& spoil) {
+    InputStatistics s = good;
+    spoil(s);
+    const rrs::Status e = rrs::update_statistics(view, true, &s);
+    EXPECT_STREQ(e.argument, "statistics") << e.message();
+  };
+  refused([](InputStatistics& s) { const InputStatistics taken = std::move(s); });
+  refused([](InputStatistics& s) { s.sums.pop_back(); });
+  refused([](InputStatistics& s) { s.relative.clear(); });
+  refused([](InputStatistics& s) { s.hessian.pop_back(); });
+  refused([](InputStatistics& s) { s.token_maxima.pop_back(); });
+  refused([](InputStatistics& s) { s.tokens = -1; });
+  InputStatistics s;
+  const std::int64_t most = INT32_MAX;
+  const rrs::Status wide =
+      rrs::update_statistics(MatrixView<const float>(nullptr, 0, most + 1), true, &s);
+  EXPECT_STREQ(wide.argument, "X.cols");
+  EXPECT_EQ(wide.limit, most);
+}
+
 TEST(Zigzag, DealsEveryChannelOnceAndBalancesTheBlocks) {
   const std::int64_t k = 96, block = 32;
   std::vector<double> magnitudes;
@@ -225,6 +269,13 @@ TEST(HessianBasis, IsTheDefinitionInEveryBasis) {
   EXPECT_EQ(cases, 4 * 3 * 8 * 2);
   std::vector<double> wrong(10);
   EXPECT_FALSE(rrs::change_basis(rrs::Scheme{}, rrs::LayerChannels{}, 4, true, &wrong).ok());
+  EXPECT_FALSE(rrs::change_basis(rrs::Scheme{}, rrs::LayerChannels{}, 4, true, nullptr).ok());
+  std::vector<double> empty;  // 2^32 squared is 0 in 64 bits
+  for (const std::int64_t k : {std::int64_t{1} << 32, std::int64_t{0}, std::int64_t{-1}}) {
+    const rrs::Status e = rrs::change_basis(rrs::Scheme{}, rrs::LayerChannels{}, k, true, &empty);
+    EXPECT_STREQ(e.argument, "K") << e.message();
+    EXPECT_EQ(e.value, k);
+  }
 }
 
 }  // namespace

@@ -7,9 +7,11 @@
 #include <cstdio>
 #include <cstring>
 #include <fstream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -141,6 +143,21 @@ TEST(ShrinkingFile, RenamingANewFileOverItLeavesTheMappingWhole) {
   ASSERT_TRUE(view(mapped).ok());
   EXPECT_EQ(multiply(*before), y);
   std::printf("faults injected: 1\n");
+}
+
+// Opening a pipe that nobody writes to would wait for ever: it is refused as what it is.
+TEST(MappedFile, RefusesAPipeAtOnce) {
+  const TestFile pipe("_pipe");
+  ASSERT_EQ(::mkfifo(pipe.path().c_str(), 0600), 0);
+  ::alarm(20);  // its signal ends the program
+  std::string message;
+  try {
+    const MappedFile mapped(pipe.path());
+  } catch (const std::runtime_error& e) {
+    message = e.what();
+  }
+  ::alarm(0);
+  EXPECT_NE(message.find("is not a regular file"), std::string::npos) << message;
 }
 
 }  // namespace

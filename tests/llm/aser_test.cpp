@@ -21,7 +21,7 @@ struct Tiny : TinyMethods {
       options.calibration = &calibration;
       const Method m = make_method(method, {});
       if (file) {
-        write_quantized(*source, m, options, pool, out);
+        write_quantized(*source, m, options, pool, rrs_examples::AtomicFile(out));
       } else {
         prepare_linears(*source, m, options, pool);
       }
@@ -110,7 +110,8 @@ TEST(Aser, FilesAndThreadsGiveTheSameBits) {
         "rrs+aser@rank-share=0.3@outliers=3", "aser-w4a8@rank-share=0.2@outliers=3@rank-bits=8"}) {
     PrepareOptions options;
     options.calibration = &t.calibration;
-    write_quantized(*t.source, make_method(name, {}), options, t.pool, t.out);
+    write_quantized(*t.source, make_method(name, {}), options, t.pool,
+                    rrs_examples::AtomicFile(t.out));
     TinyEngine mapped(t.path, "fp");  // for its parts
     QuantizedFile file = open_quantized(t.out, *mapped.source);
     mapped.engine = std::make_unique<Engine>(std::make_shared<const ModelParts>(*mapped.source),
@@ -161,7 +162,8 @@ TEST(Aser, FilesHoldTheRanksThatAShareGives) {
       EXPECT_EQ(done, ++calls);
       EXPECT_EQ(of, all);
     };
-    write_quantized(*t.source, make_method(name, {}), options, t.pool, t.out);
+    write_quantized(*t.source, make_method(name, {}), options, t.pool,
+                    rrs_examples::AtomicFile(t.out));
     EXPECT_EQ(calls, all);
     const QuantizedFile file = open_quantized(t.out, *t.source);
     EXPECT_EQ(file.method.name, make_method(name, {}).name);
@@ -185,7 +187,7 @@ TEST(Aser, FilesHoldTheRanksThatAShareGives) {
   options.calibration = &t.calibration;
   const Method some =
       make_method("rrs+aser@rank-share=0.3@outliers=0", parse_override("ffn_down=fp"));
-  write_quantized(*t.source, some, options, t.pool, t.out);
+  write_quantized(*t.source, some, options, t.pool, rrs_examples::AtomicFile(t.out));
   const QuantizedFile file = open_quantized(t.out, *t.source);
   EXPECT_EQ(file.linears[0][kDown]->packed(), nullptr);
   EXPECT_GT(file.linears[0][kUp]->packed()->low_rank.rank, 0);

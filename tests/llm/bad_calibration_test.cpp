@@ -100,9 +100,11 @@ TEST(BadCalibration, AnIndefiniteHessianIsNamedAndWritesNothing) {
   const std::vector<std::string> files = b.c.folder.list();
   // Not rotated: a rotation would add up what the off-diagonal elements say.
   for (const char* method : {"rtn-gptq", "rtn+aser@rank=8"}) {
-    expect_in(
-        refusal([&] { write_quantized(*source, make_method(method, {}), options, pool, b.out); }),
-        {"blk.1.attn_q", "positive definite"});
+    expect_in(refusal([&] {
+                write_quantized(*source, make_method(method, {}), options, pool,
+                                rrs_examples::AtomicFile(b.out));
+              }),
+              {"blk.1.attn_q", "positive definite"});
     EXPECT_EQ(b.c.folder.list(), files) << method;
   }
 }

@@ -320,7 +320,7 @@ TEST(Calibration, FinishedLinearsAreTakenFromTheirFile) {
   const Method method = make_method("rrs-gptq", {});
   PrepareOptions options;
   options.calibration = &calibration;
-  write_quantized(*model, method, options, pool, p.out);
+  write_quantized(*model, method, options, pool, rrs_examples::AtomicFile(p.out));
   const std::string expected = read_all(p.out);
   options.unfinished = p.c.folder.file("linears");
   for (const std::size_t stop : {1u, 6u, 13u}) {
@@ -328,19 +328,20 @@ TEST(Calibration, FinishedLinearsAreTakenFromTheirFile) {
     options.progress = [&](std::size_t done, std::size_t) {
       if (done == stop) throw std::runtime_error("killed");
     };
-    EXPECT_FALSE(accepts([&] { write_quantized(*model, method, options, pool, p.out); }));
+    EXPECT_FALSE(accepts(
+        [&] { write_quantized(*model, method, options, pool, rrs_examples::AtomicFile(p.out)); }));
     options.progress = nullptr;
     options.resume = true;
-    write_quantized(*model, method, options, pool, p.out);
+    write_quantized(*model, method, options, pool, rrs_examples::AtomicFile(p.out));
     EXPECT_EQ(read_all(p.out), expected);
     std::filesystem::resize_file(options.unfinished,
                                  std::filesystem::file_size(options.unfinished) - 1);
-    write_quantized(*model, method, options, pool, p.out);
+    write_quantized(*model, method, options, pool, rrs_examples::AtomicFile(p.out));
     EXPECT_EQ(read_all(p.out), expected);
   }
   expect_in(refusal([&] {
               write_quantized(*model, make_method("rrs-gptq", {{"", "clip", "0.9"}}), options, pool,
-                              p.out);
+                              rrs_examples::AtomicFile(p.out));
             }),
             {"linears", "another model, method or calibration"});
 }

@@ -56,6 +56,29 @@ TEST(Curve, MarksTheFrontier) {
   EXPECT_EQ(svg.substr(svg.size() - 7), "</svg>\n");
 }
 
+// As accuracy_table.py keeps them, one object a file.
+TEST(Curve, OneRecordAloneIsRead) {
+  const auto read = rrs_llm::read_points(record("rrs", 4.5, 26.0), "rrs.json");
+  ASSERT_EQ(read.size(), 1u);
+  EXPECT_EQ(read[0].method, "rrs");
+  EXPECT_EQ(read[0].bits, 4.5);
+  EXPECT_THROW(rrs_llm::read_points("{\"method\":\"rrs\"}", "rrs.json"), std::runtime_error);
+}
+
+// A method whose linears are float is a line, whatever it is called: at 32 bits per weight it would
+// stretch the axis.
+TEST(Curve, FloatMethodsAreLines) {
+  const auto curve = rrs_llm::make_curve(points(
+      {record("fp", 32, 22.9, 3, "fp"), record("fp+qfep", 32, 22.8, 3, "fp"),
+       record("rrs", 4.5, 26.0), record("partly", 20.0, 23.0, 3, "fp\"},{\"precision\":\"w4a4")}));
+  std::string floats;
+  for (const rrs_llm::CurvePoint& p : curve) floats += p.is_float ? p.method + " " : "";
+  EXPECT_EQ(floats, "fp+qfep fp ");
+  const std::string svg = rrs_llm::curve_svg(curve, "t");
+  EXPECT_NE(svg.find("fp+qfep 22.80"), std::string::npos);
+  EXPECT_EQ(svg.find("fp+qfep: "), std::string::npos);  // not a point
+}
+
 TEST(Curve, OnePointIsAPicture) {
   const auto curve = rrs_llm::make_curve(points({record("only", 4.5, 25.0)}));
   EXPECT_EQ(rrs_llm::curve_svg(curve, "").find("nan"), std::string::npos);

@@ -295,6 +295,24 @@ TEST(Perplexity, JsonHasTheStatedKeys) {
   expect_in(records_table(records), {"rrs", "14 x w4a4", "fp"});
 }
 
+// What a method takes from nothing: its calibration, which methods of one run may share, and the
+// rest.
+TEST(Perplexity, RecordsSayWhatCalibratingTook) {
+  Contest contest;
+  const auto records = contest.run({"rrs", "rrs-gptq", "rrs-gptq-zigzag"},
+                                   random_tokens(contest.model, 20, 3), 1, 20);
+  const nlohmann::json array = nlohmann::json::parse(records_json(records));
+  ASSERT_EQ(array.size(), 4u);
+  const auto seconds = [&](std::size_t i) {
+    return array[i].at("calibration_seconds").get<double>();
+  };
+  EXPECT_EQ(seconds(0), 0.0);
+  EXPECT_EQ(seconds(1), 0.0);
+  EXPECT_GT(seconds(2), 0.0);
+  EXPECT_EQ(seconds(3), seconds(2));  // one calibration
+  EXPECT_GT(array[2].at("prepare_seconds").get<double>(), 0.0);
+}
+
 TEST(Perplexity, ConfigHashTellsRunsApart) {
   Contest contest;
   const std::vector<TokenId> tokens = random_tokens(contest.model, 40, 3);

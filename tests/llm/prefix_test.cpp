@@ -240,7 +240,7 @@ struct Written {
     const auto source = open_model(path);
     PrepareOptions options;
     options.prefix = prefix;
-    write_quantized(*source, make_method(method, {}), options, pool, out);
+    write_quantized(*source, make_method(method, {}), options, pool, rrs_examples::AtomicFile(out));
   }
 };
 

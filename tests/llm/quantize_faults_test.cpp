@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <csignal>
 #include <filesystem>
+#include <fstream>
 
 #include <fcntl.h>
 #include <sys/resource.h>
@@ -79,6 +80,9 @@ struct Faults : ::testing::Test {
     std::vector<std::string> names = p.c.folder.list();
     std::sort(names.begin(), names.end());
     return names;
+  }
+  static void write(const std::string& path, const std::string& content) {
+    std::ofstream(path, std::ios::binary) << content;
   }
   int quantize_quietly(bool resume, const char* method) const {
     ::testing::internal::CaptureStdout();
@@ -173,6 +177,62 @@ TEST_F(Faults, FullDiskBehindCalibrationKeepsWhatIsFinished) {
   EXPECT_EQ(of_linears + of_out, faults);
   EXPECT_GE(of_linears, 2);
   EXPECT_GE(of_out, 1);
+}
+
+// What a killed run left is its successor's with --resume. Another command that fails before it
+// begins to write there has no right to it.
+TEST_F(Faults, AnErrorRemovesOnlyWhatItsOwnRunMade) {
+  run_well("rrs-gptq-zigzag");
+  const std::string empty = p.c.folder.write("empty.txt", "");
+  for (const std::string& path : {statistics, linears}) write(path, "kept");
+  int refused = 0;
+  for (const auto& [text, method] : {std::pair<std::string, const char*>{empty, "rrs-gptq-zigzag"},
+                                     {p.text, "rrs-gptq+aser@rank=4096"},
+                                     {p.c.folder.file("absent.txt"), "rrs-gptq"}}) {
+    const Outcome o =
+        in_child([] {}, [&, t = text, m = method] { return p.quantize(t, false, m); });
+    EXPECT_TRUE(o.failed()) << o.message;
+    EXPECT_EQ(read_all(statistics), "kept") << o.message;
+    EXPECT_EQ(read_all(linears), "kept") << o.message;
+    ++refused;
+  }
+  EXPECT_EQ(refused, 3);
+  // It calibrates, then cannot open the file of linears, which is not its own: only the statistics
+  // go.
+  fs::remove(linears);
+  fs::create_directory(linears);
+  EXPECT_EQ(p.quantize(p.text, false), 1);
+  EXPECT_FALSE(fs::exists(statistics));
+  EXPECT_TRUE(fs::exists(linears));
+  fs::remove(linears);
+}
+
+// Nothing is calibrated for a file that cannot be written.
+TEST_F(Faults, RanksThatDoNotFitAreRefusedBeforeCalibration) {
+  const Outcome o = in_child(
+      [] {}, [&] { return p.quantize(p.text, true, "rrs-gptq+aser@rank=4096@outliers=0"); });
+  EXPECT_TRUE(o.failed());
+  expect_in(o.message, {"blk.0.attn_q", "low_rank.rank"});
+  EXPECT_FALSE(fs::exists(statistics)) << "with --resume it would have been kept";
+}
+
+TEST_F(Faults, QuantizeSaysWhatItTook) {
+  for (const auto& [method, calibrates] :
+       {std::pair<const char*, bool>{"rrs-gptq", true}, {"rrs", false}}) {
+    ::testing::internal::CaptureStdout();
+    EXPECT_EQ(p.quantize(p.text, false, method), 0);
+    const std::string said = ::testing::internal::GetCapturedStdout();
+    double calibrating = -1.0, preparing = -1.0;
+    const std::size_t at = said.find("calibrating took ");
+    ASSERT_NE(at, std::string::npos) << said;
+    EXPECT_EQ(std::sscanf(said.c_str() + at, "calibrating took %lf s, preparing %lf s, 1 thread",
+                          &calibrating, &preparing),
+              2)
+        << said;
+    EXPECT_EQ(calibrating > 0.0, calibrates) << said;
+    EXPECT_GE(preparing, 0.0) << said;
+    fs::remove(p.out);
+  }
 }
 
 TEST_F(Faults, FullDiskOfUnnamedStatisticsNamesTheirFolder) {

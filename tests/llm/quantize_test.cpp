@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "../../examples/llm/commands.hpp"
+#include "../../examples/llm/inspect.hpp"
 #include "../../examples/llm/quantized_file.hpp"
 #include "../../examples/support/safetensors.hpp"
 #include "support/sanitizer.hpp"
@@ -31,7 +32,7 @@ struct Quantized {
     const auto source = open_model(path);
     PrepareOptions options;
     options.calibration = calibration;
-    write_quantized(*source, method, options, pool, out);
+    write_quantized(*source, method, options, pool, rrs_examples::AtomicFile(out));
   }
 };
 
@@ -250,6 +251,53 @@ TEST(Quantize, CorruptedChannelsAreRefused) {
   EXPECT_EQ(checked, 2);
 }
 
+// A record's bits are those of the file: weights, and what their inputs are divided and dealt by.
+TEST(Quantize, RecordedBytesAreThoseOfTheFile) {
+  Quantized q;
+  const Calibration calibration = tiny_calibration(q.path, q.model);
+  const auto source = open_model(q.path);
+  int cases = 0;
+  for (const auto& [name, arrays] : {std::pair<const char*, int>{"rrs", 0},
+                                     {"smoothquant_w8a8", 1},
+                                     {"smoothquant_w8a8@fold=1", 1},
+                                     {"rrs-zigzag", 1},
+                                     {"rrs-zigzag@alpha=0.5", 2},
+                                     {"aser-w4a8@rank=8", 1},
+                                     {"rrs-gptq-zigzag+aser@rank=8@outliers=4", 2},
+                                     {"rrs+aser@rank=8@outliers=0", 0}}) {
+    const Method method = make_method(name, {});
+    q.write(method, &calibration);
+    const rrs_examples::Safetensors file(q.out);
+    const QuantizedFile opened = open_quantized(q.out, *source);
+    PrepareOptions options;
+    options.calibration = &calibration;
+    const LinearStack prepared = prepare_linears(*source, method, options, q.pool);
+    std::int64_t bytes = 0, weights = 0;
+    for (std::size_t layer = 0; layer < prepared.size(); ++layer) {
+      for (std::size_t l = 0; l < kLinearsPerLayer; ++l) {
+        const std::string linear = linear_name(layer, l);
+        const rrs::WeightView& w = *prepared[layer][l]->packed();
+        std::int64_t beside = 0;
+        for (const char* suffix : {".divisor", ".permutation"}) {
+          const rrs_examples::Tensor* t = file.find(linear + suffix);
+          beside += t == nullptr ? 0 : static_cast<std::int64_t>(t->size);
+        }
+        EXPECT_EQ(beside, arrays * 4 * w.k) << name;
+        EXPECT_EQ(prepared[layer][l]->info().stored_bytes, w.stored_bytes() + beside) << name;
+        EXPECT_EQ(opened.linears[layer][l]->info().stored_bytes, w.stored_bytes() + beside) << name;
+        bytes += w.stored_bytes() + beside;
+        weights += w.n * w.k;
+      }
+    }
+    char expected[40];
+    std::snprintf(expected, sizeof expected, "  %.2f bits per weight\n",
+                  8.0 * static_cast<double>(bytes) / static_cast<double>(weights));
+    expect_in(fit_text(*source, method), {expected});
+    ++cases;
+  }
+  EXPECT_EQ(cases, 8);
+}
+
 TEST(Quantize, AnInterruptedWriteLeavesNothing) {
   Quantized q;
   const auto source = open_model(q.path);
@@ -257,9 +305,11 @@ TEST(Quantize, AnInterruptedWriteLeavesNothing) {
   options.progress = [](std::size_t done, std::size_t) {
     if (done == 9) throw std::runtime_error("interrupted");
   };
-  expect_in(
-      refusal([&] { write_quantized(*source, make_method("rrs", {}), options, q.pool, q.out); }),
-      {"interrupted"});
+  expect_in(refusal([&] {
+              write_quantized(*source, make_method("rrs", {}), options, q.pool,
+                              rrs_examples::AtomicFile(q.out));
+            }),
+            {"interrupted"});
   EXPECT_EQ(q.folder.list(), std::vector<std::string>{"tiny.gguf"});
   expect_in(refusal([&] { q.write(make_method("rs", {})); }), {"rs", "no packed weights"});
   expect_in(refusal([&] { q.write(make_method("fp", {})); }), {"fp", "no packed weights"});
@@ -313,6 +363,7 @@ int quantize_quietly(const TempFolder& folder, const std::vector<std::string>& o
       "absmax",  "--out",    out.c_str()};
   for (const std::string& o : options) arguments.push_back(o.c_str());
   for (const char* o : {"--calibration", text.c_str()}) arguments.push_back(o);
+  std::filesystem::remove(out);  // an existing file of the model's folder is refused
   if (std::freopen("/dev/null", "w", stdout) == nullptr) return 1;
   return run_program(static_cast<int>(arguments.size()), arguments.data());
 }

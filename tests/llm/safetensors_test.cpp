@@ -139,7 +139,8 @@ TEST_F(SafetensorsTest, WriterRoundTripsAndAligns) {
   const std::string path = folder.file("out.safetensors");
   {
     SafetensorsWriter writer(
-        path, {{"a", Dtype::kF32, {3}}, {"none", Dtype::kF32, {0, 2}}, {"b", Dtype::kI8, {1, 2}}},
+        AtomicFile(path),
+        {{"a", Dtype::kF32, {3}}, {"none", Dtype::kF32, {0, 2}}, {"b", Dtype::kI8, {1, 2}}},
         {{"version", "1"}});
     writer.write("a", a.data(), 8);  // in pieces
     writer.write("a", a.data() + 2, 4);
@@ -162,14 +163,14 @@ TEST_F(SafetensorsTest, WriterIsAtomic) {
   const std::string path = folder.write("model", "old content");
   const std::vector<TensorSpec> specs{{"a", Dtype::kU8, {4}}, {"b", Dtype::kU8, {2}}};
   {
-    SafetensorsWriter writer(path, specs);
+    SafetensorsWriter writer(AtomicFile(path), specs);
     writer.write("a", "1234", 4);
     expect_in(refusal([&] { writer.commit(); }), {path, "'b'", "incomplete"});
   }
   EXPECT_EQ(read_all(path), "old content");
   EXPECT_EQ(folder.list(), std::vector<std::string>{"model"});  // no temporary remains
   {
-    SafetensorsWriter writer(path, specs);
+    SafetensorsWriter writer(AtomicFile(path), specs);
     expect_in(refusal([&] { writer.write("b", "12", 2); }), {"'b'", "order", "'a'"});
     expect_in(refusal([&] { writer.write("a", "12345", 5); }), {"'a'", "5 bytes"});
     writer.write("a", "1234", 4);
@@ -180,7 +181,7 @@ TEST_F(SafetensorsTest, WriterIsAtomic) {
   EXPECT_EQ(Safetensors(path).require("b").size, 2u);  // the old file was replaced
   EXPECT_EQ(folder.list(), std::vector<std::string>{"model"});
   const auto write_to = [](const std::string& to, const std::vector<TensorSpec>& list) {
-    SafetensorsWriter writer(to, list);
+    SafetensorsWriter writer(AtomicFile(to), list);
   };
   expect_in(refusal([&] { write_to(path, {specs[0], specs[0]}); }), {"'a'", "twice"});
   expect_in(refusal([&] { write_to("/nonexistent/x", specs); }), {"/nonexistent/x", "created"});

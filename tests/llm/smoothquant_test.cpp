@@ -240,10 +240,10 @@ TEST(SmoothQuantMethod, FilesKeepIt) {
     options.calibration = &t.calibration;
     options.unfinished = t.folder.file("linears");
     const Method method = make_method(name, {});
-    write_quantized(*t.source, method, options, t.pool, t.out);
+    write_quantized(*t.source, method, options, t.pool, rrs_examples::AtomicFile(t.out));
     const std::string bytes = read_all(t.out);
     options.resume = true;
-    write_quantized(*t.source, method, options, t.pool, t.out);
+    write_quantized(*t.source, method, options, t.pool, rrs_examples::AtomicFile(t.out));
     EXPECT_TRUE(read_all(t.out) == bytes);
     QuantizedFile file = open_quantized(t.out, *t.source);
     EXPECT_EQ(file.linears[1][kUp]->channels()->folded, method.plan(1, kUp).weight.fold);

@@ -84,6 +84,45 @@ TEST(BadInput, Views) {
   });
 }
 
+template <class T>
+T* beside(T* data) {  // between two elements
+  return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(data) + 1);
+}
+
+// To an element at least: what scalar code reads is a float, not four bytes.
+TEST(BadInput, AddressesBetweenElements) {
+  const StatusCode bad = StatusCode::kInvalidArgument;
+  expect_refused("X.data", bad, [](Call& c) { c.X.data = beside(c.X.data); });
+  expect_refused("Y.data", bad, [](Call& c) { c.Y.data = beside(c.Y.data); });
+  Call call;
+  call.X.data = beside(call.X.data);
+  EXPECT_EQ(call.run().value, 1);
+  EXPECT_EQ(call.run().limit, 4);
+  const std::vector<rrs::f16> x(5 * 64 + 1, rrs::f16{0});
+  const MatrixView<const rrs::f16> odd(beside(x.data()), 5, 64), even(x.data() + 1, 5, 64);
+  const Status half = rrs::linear(odd, call.weight.view(), call.Y, call.ws);
+  EXPECT_STREQ(half.argument, "X.data") << half.message();
+  EXPECT_EQ(half.limit, 2);
+  EXPECT_TRUE(call.untouched());
+  EXPECT_TRUE(rrs::linear(even, call.weight.view(), call.Y, call.ws).ok());
+  MatrixView<const float> w = call.d.W();
+  w.data = beside(w.data);
+  EXPECT_STREQ(rrs::prepare_weight(w, call.scheme).status().argument, "W.data");
+  const std::vector<std::uint8_t> codes(33, 7);  // codes have no address between them
+  const std::vector<float> scales(2, 1.0f);
+  EXPECT_TRUE(rrs::weight_from_codes(MatrixView<const std::uint8_t>(codes.data() + 1, 1, 32),
+                                     MatrixView<const float>(scales.data(), 1, 1))
+                  .ok());
+  EXPECT_STREQ(rrs::weight_from_codes(MatrixView<const std::uint8_t>(codes.data() + 1, 1, 32),
+                                      MatrixView<const float>(beside(scales.data()), 1, 1))
+                   .status()
+                   .argument,
+               "scales.data");
+  const MatrixView<float> none(beside(call.y.data()), 0, 20);  // nothing is read there
+  EXPECT_TRUE(
+      rrs::linear(MatrixView<const float>(nullptr, 0, 64), call.weight.view(), none, call.ws).ok());
+}
+
 TEST(BadInput, OverlapWithWeightOrWorkspace) {
   Call call;
   rrs::PreparedActivation a;

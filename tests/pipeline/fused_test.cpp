@@ -3,6 +3,8 @@
 
 #include <cmath>
 #include <limits>
+#include <numeric>
+#include <utility>
 #include <vector>
 
 #include "rrs/core/kernel_tables.hpp"
@@ -40,10 +42,13 @@ Row fused(const rrs::KernelTable& table, rrs::FusedArgs args) {
   return row;
 }
 
-// Signs, scalar butterflies, scalar extremes, range rule, scalar codes and sums.
+// Permutation, signs, scalar butterflies, scalar extremes, range rule, scalar codes and sums.
 Row separate(const rrs::FusedArgs& args) {
   Row row = make_row(args);
   std::vector<float> x(args.x, args.x + args.k);
+  if (args.permutation != nullptr) {
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] = args.x[args.permutation[i]];
+  }
   if (args.signs != nullptr) {
     for (std::size_t i = 0; i < x.size(); ++i) x[i] *= args.signs[i];
   }
@@ -96,10 +101,17 @@ rrs::FusedArgs args_of(const std::vector<float>& x, std::int64_t k, int block, i
   return args;
 }
 
+std::vector<std::int32_t> shuffled(std::int64_t n, rrs_test::Random* random) {
+  std::vector<std::int32_t> order(static_cast<std::size_t>(n));
+  std::iota(order.begin(), order.end(), 0);
+  for (std::size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random->bits() % i]);
+  return order;
+}
+
 bool has_fused(const rrs::KernelTable& table) { return table.isa != rrs::Isa::kScalar; }
 
 TEST(Fused, EqualsTheSeparateStages) {
-  int cases = 0, levels = 0;
+  int cases = 0, levels = 0, permuted = 0;
   std::vector<float> signs(4096);
   rrs_test::Random random(2);
   for (float& s : signs) s = random.bits() & 1 ? 1.0f : -1.0f;
@@ -121,6 +133,9 @@ TEST(Fused, EqualsTheSeparateStages) {
             args.range = cases % 2 ? rrs::Range::kSymmetric : rrs::Range::kFull;
             args.clip = cases % 5 == 0 ? 0.9f : (cases % 5 == 1 ? 0.5f : 1.0f);
             args.signs = cases % 3 == 0 ? signs.data() : nullptr;
+            const std::vector<std::int32_t> order = shuffled(k, &random);
+            args.permutation = cases % 2 == 0 ? order.data() : nullptr;
+            permuted += args.permutation != nullptr;
             expect_same(fused(table, args), separate(args));
             if (testing::Test::HasFatalFailure()) {
               FAIL() << "block " << block << " group " << group << " inner " << inner << " k " << k;
@@ -133,6 +148,7 @@ TEST(Fused, EqualsTheSeparateStages) {
   });
   EXPECT_EQ(levels, static_cast<int>(rrs_test::supported_isas().size()) - 1);
   EXPECT_GE(cases, levels * 450);
+  EXPECT_GE(permuted, levels * 225);
 }
 
 // Every combination of bits, range and clip at the default sizes.

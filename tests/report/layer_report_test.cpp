@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <nlohmann/json.hpp>
+#include <sys/stat.h>
 
 #include "layer_report/args.hpp"
 #include "layer_report/json.hpp"
@@ -251,6 +252,25 @@ TEST(LayerReport, JsonHasEveryRecordAndExactlyTheKeys) {
   EXPECT_EQ(simulated, 3u);
   EXPECT_EQ(grid, 3u * 36u);
   EXPECT_EQ(distinct.size(), 3u * 36u);
+}
+
+// Codes, one f16 scale per output, and the divisor of the input where there is one.
+TEST(LayerReport, BitsAreAllThatIsStored) {
+  int checked = 0;
+  for (const LayerReport& layer : shipped_report().layers) {
+    const double scales = 16.0 / static_cast<double>(layer.k);
+    const double divisor = 32.0 / static_cast<double>(layer.n);
+    for (const Record& r : layer.records) {
+      double expected = 0.0;
+      if (r.method.name == "rtn") expected = 4.0 + scales;
+      if (r.method.name == "smoothquant_w4a4") expected = 4.0 + scales + divisor;
+      if (r.method.name == "smoothquant_w8a8") expected = 8.0 + scales + divisor;
+      if (expected == 0.0) continue;
+      EXPECT_NEAR(r.bits_per_weight, expected, 1e-12) << layer.name << " " << r.method.name;
+      ++checked;
+    }
+  }
+  EXPECT_EQ(checked, 9);
 }
 
 TEST(LayerReport, ErrorsAreOrderedAsTheyMustBe) {
@@ -542,14 +562,47 @@ TEST(LayerReport, HelpNamesEveryOptionAndKey) {
   }
 }
 
-TEST(LayerReport, AnOutputThatCannotBeWrittenExitsWithOne) {
-  const std::string path = temporary("small");
-  write_parts(path, {part("p.weight", 2, 32, 1), part("p.input", 1, 32, 2)});
-  ::testing::internal::CaptureStdout();
-  ::testing::internal::CaptureStderr();
-  EXPECT_EQ(run_program({path.c_str(), "--rounds", "1", "--json", "/nowhere/x.json"}), 1);
-  ::testing::internal::GetCapturedStdout();
-  EXPECT_NE(::testing::internal::GetCapturedStderr().find("/nowhere/x.json"), std::string::npos);
+// The file cannot be read as layers: that the output is named shows that it is opened first.
+TEST(LayerReport, AnOutputThatCannotBeWrittenExitsWithOneBeforeTheWork) {
+  const std::string path = temporary("small"), fifo = temporary("fifo"), svg = temporary("o.svg");
+  write_all(path, "no layers");
+  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
+  for (const std::string& bad : {std::string("/nowhere/x.json"), fifo}) {
+    ::testing::internal::CaptureStderr();
+    EXPECT_EQ(run_program({path.c_str(), "--svg", svg.c_str(), "--json", bad.c_str()}), 1);
+    const std::string message = ::testing::internal::GetCapturedStderr();
+    EXPECT_NE(message.find(bad), std::string::npos) << message;
+    EXPECT_FALSE(std::ifstream(svg).good());
+  }
+  struct stat status {};
+  ASSERT_EQ(::lstat(fifo.c_str(), &status), 0);
+  EXPECT_TRUE(S_ISFIFO(status.st_mode));
+  for (const std::string& file : {path, fifo}) std::remove(file.c_str());
+}
+
+TEST(LayerReport, AnOutputThatIsTheInputOrTheOtherOutputIsRefused) {
+  const std::string path = temporary("input"), out = temporary("out");
+  write_all(path, "no layers");
+  struct Case {
+    std::vector<const char*> arguments;
+    std::vector<const char*> expected;
+  };
+  const std::vector<Case> cases = {
+      {{path.c_str(), "--json", path.c_str()}, {"--json", "FILE.safetensors"}},
+      {{path.c_str(), "--svg", path.c_str()}, {"--svg", "FILE.safetensors"}},
+      {{path.c_str(), "--svg", out.c_str(), "--json", out.c_str()}, {"--svg", "--json"}}};
+  for (const Case& c : cases) {
+    ::testing::internal::CaptureStderr();
+    EXPECT_EQ(run_program(c.arguments), 2);
+    const std::string message = ::testing::internal::GetCapturedStderr();
+    for (const char* part : c.expected) {
+      EXPECT_NE(message.find(part), std::string::npos) << message;
+    }
+    EXPECT_NE(message.find("same file"), std::string::npos) << message;
+    EXPECT_EQ(read_all(path), "no layers");
+    EXPECT_FALSE(std::ifstream(out).good());
+  }
+  EXPECT_EQ(cases.size(), 3u);
   std::remove(path.c_str());
 }
 

@@ -36,11 +36,13 @@
 #include <Eigen/Core>
 #include <Eigen/Eigenvalues>
 
+#include "rrs/calibrate/square.hpp"
 #include "rrs/core/config.hpp"
 #include "rrs/core/status.hpp"
 #include "rrs/core/types.hpp"
 #include "rrs/core/view.hpp"
 #include "rrs/pack/layout.hpp"
+#include "rrs/pipeline/weight_file.hpp"
 #include "rrs/pipeline/weight_low_rank.hpp"
 #include "rrs/pipeline/weight_view.hpp"
 
@@ -94,10 +96,7 @@ inline bool aser_finite(double x) noexcept {
 inline Status validate_aser(std::int64_t n, std::int64_t k, const std::vector<double>& hessian,
                             const AserOptions& o) {
   const std::int64_t most = n < k ? n : k;
-  if (static_cast<std::int64_t>(hessian.size()) != k * k) {
-    return invalid_argument("hessian", "must have K x K elements",
-                            static_cast<std::int64_t>(hessian.size()), k * k);
-  }
+  if (Status s = validate_square(hessian.size(), k, "hessian"); !s) return s;
   if (!(o.share >= 0.0 && o.share <= 1.0)) {
     return invalid_argument("share", "times 1000 must be in [0, 1000]", -1, 1000);
   }
@@ -127,8 +126,15 @@ inline Status validate_aser(std::int64_t n, std::int64_t k, const std::vector<do
   return Status{};
 }
 
+inline constexpr ViewNames kNamesError{"error.data", "error.rows", "error.cols",
+                                       "error.row_stride"};
+
 // W~ - Q(W), in double.
 inline Result<AserRowMajor> aser_error(const WeightView& w, const MatrixView<const float>& full) {
+  WeightView base = w;  // attach_low_rank replaces a branch, so none is looked at
+  base.low_rank = LowRankView{};
+  if (const Result<WeightLayout> l = checked_view_layout(base); !l) return l.status();
+  if (Status s = validate_view(full, kNamesW); !s) return s;
   if (full.rows != w.n) return invalid_argument("W.rows", "must equal N", full.rows, w.n);
   if (full.cols != w.k) return invalid_argument("W.cols", "must equal K", full.cols, w.k);
   const std::int64_t group = w.scheme.weight.group == kRowGroup ? w.k : w.scheme.weight.group;
@@ -252,6 +258,7 @@ inline AserMatrix gram(const AserMatrix& m) {
 inline Result<AserFactors> aser_factors(const MatrixView<const double>& error,
                                         const std::vector<double>& hessian,
                                         const AserOptions& options = AserOptions{}) {
+  if (Status s = validate_view(error, detail::kNamesError); !s) return s;
   const std::int64_t n = error.rows, k = error.cols;
   if (n < 1 || k < 1) return invalid_argument("error", "must not be empty", n < 1 ? n : k, 1);
   if (Status s = detail::validate_aser(n, k, hessian, options); !s) return s;
@@ -293,6 +300,7 @@ inline Result<AserFactors> aser_factors(const MatrixView<const double>& error,
 
 // `base` (quantized from W, or from W with the outliers' columns zeroed) with the branch that
 // rebuilds `full` = W~ = transform_weight(W), all inputs in it. hessian: X^T X in the same basis.
+// Errors: those of aser_factors and attach_low_rank, kInvalidArgument naming W.
 inline Result<AserWeight> aser_weight(const WeightView& base, const MatrixView<const float>& full,
                                       const std::vector<double>& hessian,
                                       const AserOptions& options = AserOptions{}) {

@@ -30,6 +30,7 @@
 
 #include "rrs/calibrate/allocating_tasks.hpp"
 #include "rrs/calibrate/hessian_factor.hpp"
+#include "rrs/calibrate/square.hpp"
 #include "rrs/core/config.hpp"
 #include "rrs/core/executor.hpp"
 #include "rrs/core/scheme.hpp"
@@ -251,10 +252,9 @@ inline Status validate_gptq(const MatrixView<const float>& w, const HessianFacto
   if (factor.k != w.cols) {
     return invalid_argument("factor", "must have the K of W", factor.k, w.cols);
   }
-  if (options.correction != nullptr &&
-      static_cast<std::int64_t>(options.correction->size()) != w.cols * w.cols) {
-    return invalid_argument("correction", "must have K x K elements",
-                            static_cast<std::int64_t>(options.correction->size()), w.cols * w.cols);
+  if (Status s = validate_factor(factor); !s) return s;
+  if (options.correction != nullptr) {
+    if (Status s = validate_square(options.correction->size(), w.cols, "correction"); !s) return s;
   }
   for (std::int64_t n = 0; n < w.rows; ++n) {
     if (!group_extremes(w.row(n), w.cols).finite) {
@@ -266,8 +266,8 @@ inline Status validate_gptq(const MatrixView<const float>& w, const HessianFacto
 
 }  // namespace detail
 
-// Errors: kInvalidArgument naming W, factor or correction (with the row, where there is one),
-// kInvalidScheme, kOutOfMemory (or std::bad_alloc, outside the tasks).
+// Errors: kInvalidArgument naming W, factor (also one that was moved from) or correction (with the
+// row, where there is one), kInvalidScheme, kOutOfMemory (or std::bad_alloc, outside the tasks).
 template <class Executor = SerialExecutor>
 Result<GptqResult> gptq(const MatrixView<const float>& W, const HessianFactor& factor,
                         const WeightScheme& scheme, const GptqOptions& options = GptqOptions{},
@@ -301,10 +301,8 @@ Result<std::vector<double>> gptaq_correction(const std::vector<double>& d,
                                              double alpha = kGptaqAlpha,
                                              const Executor& executor = Executor{}) {
   const std::int64_t k = factor.k;
-  if (static_cast<std::int64_t>(d.size()) != k * k) {
-    return invalid_argument("D", "must have K x K elements", static_cast<std::int64_t>(d.size()),
-                            k * k);
-  }
+  if (Status s = detail::validate_factor(factor); !s) return s;
+  if (Status s = detail::validate_square(d.size(), k, "D"); !s) return s;
   std::vector<double> p(d.size());
   const Eigen::Map<const detail::RowMajorSquare> upper(factor.upper.data(), k, k);
   constexpr std::int64_t kRows = 64;

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "rrs/calibrate/allocating_tasks.hpp"
+#include "rrs/calibrate/square.hpp"
 #include "rrs/core/aligned_buffer.hpp"
 #include "rrs/core/config.hpp"
 #include "rrs/core/executor.hpp"
@@ -154,10 +155,8 @@ Status rotate_rows_f64(const RotationPlan& plan, std::vector<double>* m, const E
 template <class Executor = SerialExecutor>
 Status change_basis(const Scheme& scheme, const LayerChannels& channels, std::int64_t k,
                     bool symmetric, std::vector<double>* m, const Executor& executor = Executor{}) {
-  if (m == nullptr || static_cast<std::int64_t>(m->size()) != k * k) {
-    return invalid_argument("hessian", "must have K x K elements",
-                            m == nullptr ? 0 : static_cast<std::int64_t>(m->size()), k * k);
-  }
+  if (m == nullptr) return invalid_argument("hessian", "must not be null", 0, 1);
+  if (Status s = detail::validate_square(m->size(), k, "hessian"); !s) return s;
   if (Status s = validate(scheme.rotation, k); !s) return s;
   if (Status s = detail::validate_weight_channels(channels, scheme, k); !s) return s;
   RotationPlan plan = plan_rotation(scheme.rotation, k);

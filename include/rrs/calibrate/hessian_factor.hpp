@@ -23,6 +23,7 @@
 #include <Eigen/Cholesky>
 #include <Eigen/Core>
 
+#include "rrs/calibrate/square.hpp"
 #include "rrs/core/config.hpp"
 #include "rrs/core/status.hpp"
 #include "rrs/core/types.hpp"
@@ -84,10 +85,7 @@ inline void invert_lower(Eigen::Ref<ColMajorF64> l) {
 }
 
 inline Status validate_hessian(const std::vector<double>& h, std::int64_t k, double damping) {
-  if (k < 1 || static_cast<std::int64_t>(h.size()) != k * k) {
-    return invalid_argument("hessian", "must have K x K elements",
-                            static_cast<std::int64_t>(h.size()), k * k);
-  }
+  if (Status s = validate_square(h.size(), k, "hessian"); !s) return s;
   if (!(damping > 0.0 && damping <= kMaxDamping)) {
     return invalid_argument(
         "damping", "times 1000 must be in (0, 10000]",
@@ -98,6 +96,23 @@ inline Status validate_hessian(const std::vector<double>& h, std::int64_t k, dou
     if (!is_finite_f64(value) || (i % (k + 1) == 0 && value < 0.0)) {
       return invalid_argument("hessian", "must be finite, its diagonal >= 0 (found: row)", i / k,
                               k);
+    }
+  }
+  return Status{};
+}
+
+// Sizes that belong together: a factor that was moved from keeps its K and nothing else.
+inline Status validate_factor(const HessianFactor& f) {
+  if (Status s = validate_square(f.upper.size(), f.k, "factor.upper"); !s) return s;
+  const auto dead = static_cast<std::int64_t>(f.dead.size());
+  if (dead != f.k) return invalid_argument("factor.dead", "must have K elements", dead, f.k);
+  const auto ordered = static_cast<std::int64_t>(f.order.size());
+  if (ordered != 0 && ordered != f.k) {
+    return invalid_argument("factor.order", "must have 0 or K elements", ordered, f.k);
+  }
+  for (const std::int32_t column : f.order) {
+    if (column < 0 || column >= f.k) {
+      return invalid_argument("factor.order", "must hold columns in [0, K)", column, f.k);
     }
   }
   return Status{};

@@ -134,11 +134,18 @@ inline Status validate_alpha_search(const MatrixView<const float>& x,
                                     const std::vector<MatrixView<const float>>& weights) {
   if (Status s = validate_view(erase(x), kNamesX); !s) return s;
   if (x.rows < 1) return invalid_argument("X.rows", "must be at least 1", x.rows, 1);
+  if (x.cols < 1) return invalid_argument("X.cols", "must be at least 1", x.cols, 1);
   if (weights.empty()) return invalid_argument("weights", "must not be empty", 0, 1);
   for (const MatrixView<const float>& w : weights) {
     if (Status s = validate_view(erase(w), kNamesW); !s) return s;
     if (w.cols != x.cols) {
       return invalid_argument("W.cols", "must equal X.cols", w.cols, x.cols);
+    }
+    std::int64_t bytes = 0;
+    if (!checked_product(x.rows, w.rows, &bytes) ||
+        !checked_product(bytes, static_cast<std::int64_t>(sizeof(double)), &bytes)) {
+      return invalid_argument("W.rows", "times X.rows must fit 63 bits of bytes", w.rows,
+                              INT64_MAX);
     }
   }
   return Status{};

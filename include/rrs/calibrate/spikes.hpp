@@ -135,6 +135,7 @@ template <class T>
 Status token_scales(const MatrixView<T>& x, std::vector<float>* scales) {
   if (scales == nullptr) return invalid_argument("scales", "must not be null", 0, 1);
   if (Status s = validate_view(erase(x), kNamesX); !s) return s;
+  if (x.cols < 1) return invalid_argument("X.cols", "must be at least 1", x.cols, 1);
   std::vector<float> found(static_cast<std::size_t>(x.rows));
   for (std::int64_t t = 0; t < x.rows; ++t) {
     const T* row = x.row(t);
@@ -152,8 +153,9 @@ Status token_scales(const MatrixView<T>& x, std::vector<float>* scales) {
   return Status{};
 }
 
-// Element (n - 1) / 2 in ascending order; n >= 1.
+// Element (n - 1) / 2 in ascending order; 0 of none.
 inline float lower_median(std::vector<float> values) {
+  if (values.empty()) return 0.0f;
   const auto at = values.begin() + static_cast<std::ptrdiff_t>((values.size() - 1) / 2);
   std::nth_element(values.begin(), at, values.end());
   return *at;

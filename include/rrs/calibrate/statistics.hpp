@@ -31,6 +31,7 @@
 #include "rrs/calibrate/input_statistics.hpp"
 #include "rrs/core/config.hpp"
 #include "rrs/core/executor.hpp"
+#include "rrs/core/scheme.hpp"
 #include "rrs/core/status.hpp"
 #include "rrs/core/types.hpp"
 #include "rrs/core/view.hpp"
@@ -104,11 +105,27 @@ inline std::uint32_t largest_bits(const float* row, std::int64_t n) noexcept {
   return worst;
 }
 
+// What the calls before left: a moved-from object keeps its count of tokens and nothing else.
+inline Status validate_statistics(const InputStatistics& s) {
+  const std::size_t k = s.maxima.size();
+  const bool square =
+      s.hessian.empty() || (k > 0 && s.hessian.size() / k == k && s.hessian.size() % k == 0);
+  if (s.sums.size() == k && s.relative.size() == k && square && s.tokens >= 0 &&
+      s.token_maxima.size() == static_cast<std::size_t>(s.tokens)) {
+    return Status{};
+  }
+  return invalid_argument("statistics",
+                          "must be as the last call left them, or new (found: channels)",
+                          static_cast<std::int64_t>(k), s.tokens);
+}
+
 inline Status validate_calibration_rows(const MatrixView<const float>& x,
                                         const InputStatistics& s) {
   if (Status e = validate_view(erase(x), kNamesX); !e) return e;
   if (x.cols < 1) return invalid_argument("X.cols", "must be at least 1", x.cols, 1);
-  if (s.tokens > 0 && static_cast<std::int64_t>(s.maxima.size()) != x.cols) {
+  if (x.cols > kMaxInputs) return invalid_argument("X.cols", "must fit int32", x.cols, kMaxInputs);
+  if (Status e = validate_statistics(s); !e) return e;
+  if (!s.maxima.empty() && static_cast<std::int64_t>(s.maxima.size()) != x.cols) {
     return invalid_argument("X.cols", "must equal the number of channels so far", x.cols,
                             static_cast<std::int64_t>(s.maxima.size()));
   }
@@ -144,7 +161,7 @@ Status update_statistics(const MatrixView<const float>& X, bool with_hessian, In
   if (Status e = detail::validate_calibration_rows(X, *s); !e) return e;
   const std::int64_t k = X.cols;
   const auto channels = static_cast<std::size_t>(k);
-  if (s->tokens > 0 && with_hessian == s->hessian.empty()) {
+  if (!s->maxima.empty() && with_hessian == s->hessian.empty()) {
     return invalid_argument("with_hessian", "must be the same in every call", with_hessian ? 1 : 0,
                             with_hessian ? 0 : 1);
   }

@@ -98,8 +98,14 @@
 #define RRS_EXTERNAL_KERNELS 0
 #endif
 
-// The tag: the flags that let a compiler put other instructions into a baseline function, or that
-// change its text. The highest of the sets that contain each other, then a code for each other set.
+// The tag: the flags that let a compiler put other instructions into a baseline function, or other
+// arithmetic, as far as its macros tell. The highest of the sets that contain each other, then a
+// code for each other set and for each part of -ffast-math. g++ 12 tells of all parts, except of
+// -fassociative-math alone; clang++ 14 only of -ffast-math itself and -ffinite-math-only.
+// -fno-math-errno and -fno-trapping-math change no result, so such files share functions and link
+// with kernels compiled once. Flags without a macro (clang's -freciprocal-math, -ffp-contract,
+// -fwrapv, ...) are not seen: files that differ in these share functions, which is unsupported.
+// Give them to all files of a program or to none.
 #if defined(__AVX512F__)
 #define RRS_TAG_SIMD simd_avx512_
 #elif defined(__AVX2__)
@@ -123,14 +129,22 @@
 #define RRS_PASTE4(a, b, c, d) RRS_PASTE4_(a, b, c, d)
 #define RRS_PASTE8_(a, b, c, d, e, f, g, h) a##b##c##d##e##f##g##h
 #define RRS_PASTE8(a, b, c, d, e, f, g, h) RRS_PASTE8_(a, b, c, d, e, f, g, h)
-#if RRS_X86_64
-// The code if the macro is 1, nothing if there is no such macro: RRS_ONE_1 alone brings a comma. A
-// code starts with a digit, so that no macro of the user can have its name.
+#if defined(__GNUC__) || defined(__clang__)
+// The code if the macro is 1, nothing if it is 0 or there is no such macro: RRS_ONE_1 alone brings
+// a comma. A code starts with a digit, so that no macro of the user can have its name.
 #define RRS_ONE_1 0,
 #define RRS_SECOND(first, second, ...) second
 #define RRS_CODE_2(one, code) RRS_SECOND(one code, , )
 #define RRS_CODE_1(macro, code) RRS_CODE_2(RRS_ONE_##macro, code)
 #define RRS_CODE(macro, code) RRS_CODE_1(macro, code)
+#define RRS_TAG_MATH                                                                 \
+  RRS_PASTE8(RRS_CODE(__FAST_MATH__, 8f), RRS_CODE(__RECIPROCAL_MATH__, 8r),         \
+             RRS_CODE(__ASSOCIATIVE_MATH__, 8a), RRS_CODE(__FINITE_MATH_ONLY__, 8i), \
+             RRS_CODE(__NO_SIGNED_ZEROS__, 8z), RRS_CODE(__ROUNDING_MATH__, 8d), , )
+#else
+#define RRS_TAG_MATH
+#endif
+#if RRS_X86_64
 #define RRS_TAG_SCALAR                                                                \
   RRS_PASTE8(RRS_CODE(__POPCNT__, 1p), RRS_CODE(__BMI__, 1b), RRS_CODE(__BMI2__, 2b), \
              RRS_CODE(__LZCNT__, 1l), RRS_CODE(__MOVBE__, 1m), RRS_CODE(__ADX__, 1a), \
@@ -152,11 +166,6 @@
 #define RRS_TAG_SETS RRS_PASTE4(RRS_TAG_SCALAR, RRS_TAG_VECTOR, RRS_TAG_AVX512, RRS_TAG_LATER)
 #else
 #define RRS_TAG_SETS
-#endif
-#if defined(__FAST_MATH__)
-#define RRS_TAG_MATH fast_
-#else
-#define RRS_TAG_MATH
 #endif
 #if RRS_EXTERNAL_KERNELS
 #define RRS_TAG_KERNELS external_

@@ -4,7 +4,7 @@
 // changes the result; other damage goes unnoticed with probability about 2^-64. Not cryptographic.
 // Depends on byte order (as the data do) and on nothing else: no ISA, no alignment.
 // from: pipeline/weight_file.hpp (checksum), weight_view.hpp (fingerprint of LayerChannels).
-// Cost: measured 6 GB/s (g++ 12) to 17 GB/s (clang 14) from L2.
+// Cost: 16 to 17 GB/s from L2.
 #pragma once
 
 #include <cstddef>
@@ -28,22 +28,27 @@ RRS_FORCE_INLINE std::uint64_t hash_step(std::uint64_t state, std::uint64_t word
 inline std::uint64_t hash_bytes(const void* data, std::size_t size,
                                 std::uint64_t seed = 0) noexcept {
   const auto* bytes = static_cast<const unsigned char*>(data);
-  std::uint64_t lane[4] = {seed ^ 0xcbf29ce484222325ull, 0x100000001b3ull, 0xc2b2ae3d27d4eb4full,
-                           0x165667b19e3779f9ull};
+  // Four variables: g++ keeps an array of them in memory, a third of the speed.
+  std::uint64_t a = seed ^ 0xcbf29ce484222325ull;
+  std::uint64_t b = 0x100000001b3ull;
+  std::uint64_t c = 0xc2b2ae3d27d4eb4full;
+  std::uint64_t d = 0x165667b19e3779f9ull;
   std::size_t at = 0;
   for (; at + 32 <= size; at += 32) {
     std::uint64_t word[4];
     std::memcpy(word, bytes + at, sizeof word);
-    for (int i = 0; i < 4; ++i) lane[i] = detail::hash_step(lane[i], word[i]);
+    a = detail::hash_step(a, word[0]);
+    b = detail::hash_step(b, word[1]);
+    c = detail::hash_step(c, word[2]);
+    d = detail::hash_step(d, word[3]);
   }
   for (; at < size; at += 8) {
     std::uint64_t word = 0;
     std::memcpy(&word, bytes + at, size - at < 8 ? size - at : 8);
-    lane[0] = detail::hash_step(lane[0], word);
+    a = detail::hash_step(a, word);
   }
-  std::uint64_t h = detail::hash_step(lane[0], static_cast<std::uint64_t>(size));
-  for (int i = 1; i < 4; ++i) h = detail::hash_step(h, lane[i]);
-  return h;
+  const std::uint64_t h = detail::hash_step(a, static_cast<std::uint64_t>(size));
+  return detail::hash_step(detail::hash_step(detail::hash_step(h, b), c), d);
 }
 
 RRS_FUNCTIONS_END

@@ -82,12 +82,13 @@ struct PackKernels {
 // ---- fused preparation of one row: rotate, extremes, scale, quantize, sums, in registers
 // ---------
 struct FusedArgs {
-  const float* x;        // [k]
-  std::int64_t k;        // a multiple of block and of every group
-  int block;             // 32, 64 or 128; 1 for no rotation
-  float rotation_scale;  // 1 / sqrt(block) as the rotate driver rounds it
-  int group;             // activation group: 32, 64, 128
-  int inner_group;       // group of the sums: divides `group`
+  const float* x;                   // [k]
+  const std::int32_t* permutation;  // [k]: value k is x[permutation[k]]; null: x[k]
+  std::int64_t k;                   // a multiple of block and of every group
+  int block;                        // 32, 64 or 128; 1 for no rotation
+  float rotation_scale;             // 1 / sqrt(block) as the rotate driver rounds it
+  int group;                        // activation group: 32, 64, 128
+  int inner_group;                  // group of the sums: divides `group`
   Range range;
   float clip;
   int qmax;

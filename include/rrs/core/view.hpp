@@ -1,8 +1,8 @@
 // MatrixView: a non-owning row-major matrix (pointer, rows, cols, row stride in elements).
 //
 // Any alignment of at least the element's own. Sizes are signed 64-bit so that a negative or
-// overflowing size can be seen and refused (validate_view). Row-major Eigen maps, matrices and
-// refs convert implicitly; Eigen itself is not needed here.
+// overflowing size can be seen; validate_view refuses these, and an address between elements.
+// Row-major Eigen maps, matrices and refs convert implicitly; Eigen itself is not needed here.
 #pragma once
 
 #include <cstddef>
@@ -83,8 +83,11 @@ inline constexpr ViewNames kNamesX{"X.data", "X.rows", "X.cols", "X.row_stride"}
 inline constexpr ViewNames kNamesW{"W.data", "W.rows", "W.cols", "W.row_stride"};
 inline constexpr ViewNames kNamesY{"Y.data", "Y.rows", "Y.cols", "Y.row_stride"};
 
-// Non-negative sizes, stride >= cols, no null data with elements, byte extent within int64.
-inline Status validate_view(const ErasedView& view, const ViewNames& names) noexcept {
+namespace detail {
+
+// validate_view for elements of any type: only the pointer and the sizes of `view` are looked at.
+inline Status validate_elements(const ErasedView& view, std::int64_t element_bytes,
+                                std::int64_t alignment, const ViewNames& names) noexcept {
   if (view.rows < 0) return invalid_argument(names.rows, "must not be negative", view.rows, 0);
   if (view.cols < 0) return invalid_argument(names.cols, "must not be negative", view.cols, 0);
   if (view.row_stride < view.cols) {
@@ -93,14 +96,38 @@ inline Status validate_view(const ErasedView& view, const ViewNames& names) noex
   }
   std::int64_t extent = 0;
   if (!checked_product(view.rows, view.row_stride, &extent) ||
-      !checked_product(extent, view.element_bytes(), &extent)) {
+      !checked_product(extent, element_bytes, &extent)) {
     return invalid_argument(names.row_stride, "times rows must fit 63 bits of bytes",
                             view.row_stride, INT64_MAX);
   }
-  if (view.data == nullptr && view.rows > 0 && view.cols > 0) {
+  if (view.rows == 0 || view.cols == 0) return Status{};
+  if (view.data == nullptr) {
     return invalid_argument(names.data, "must not be null when the view has elements", 0, 1);
   }
+  const auto beyond = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(view.data) %
+                                                static_cast<std::uintptr_t>(alignment));
+  if (beyond != 0) {
+    return invalid_argument(names.data,
+                            "must be aligned to an element (found: address modulo that)", beyond,
+                            alignment);
+  }
   return Status{};
+}
+
+}  // namespace detail
+
+// Non-negative sizes, stride >= cols, no null data with elements, byte extent within int64, data
+// aligned to an element.
+inline Status validate_view(const ErasedView& view, const ViewNames& names) noexcept {
+  const std::int64_t bytes = view.element_bytes();
+  return detail::validate_elements(view, bytes, bytes, names);
+}
+// The same for elements of any type: codes, or double.
+template <class T>
+Status validate_view(const MatrixView<T>& view, const ViewNames& names) noexcept {
+  return detail::validate_elements(
+      ErasedView{view.data, ElementType::kF32, view.rows, view.cols, view.row_stride},
+      static_cast<std::int64_t>(sizeof(T)), static_cast<std::int64_t>(alignof(T)), names);
 }
 
 // Bytes from the first to one past the last element; 0 when empty.

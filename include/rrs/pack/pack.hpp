@@ -26,14 +26,6 @@ namespace detail {
 inline constexpr ViewNames kNamesCodes{"codes.data", "codes.rows", "codes.cols",
                                        "codes.row_stride"};
 
-// validate_view for views of any element type of at most sizeof(T) bytes.
-template <class T>
-Status validate_any_view(const MatrixView<T>& view, const ViewNames& names) noexcept {
-  static_assert(sizeof(T) <= 4, "extent is computed with 4 bytes");
-  return validate_view(
-      ErasedView{view.data, ElementType::kF32, view.rows, view.cols, view.row_stride}, names);
-}
-
 RRS_FORCE_INLINE int code_bias(int bits) noexcept { return 1 << (bits - 1); }
 
 // The stored form of a code.
@@ -124,7 +116,7 @@ inline Status validate_panels(const void* panels, std::int64_t bytes, std::int64
 template <class Code>
 Status pack_weight(const MatrixView<Code>& codes, int bits, std::uint8_t* panels,
                    std::int64_t bytes) noexcept {
-  if (Status s = detail::validate_any_view(codes, detail::kNamesCodes); !s) return s;
+  if (Status s = validate_view(codes, detail::kNamesCodes); !s) return s;
   if (Status s = detail::validate_panels(panels, bytes, codes.rows, codes.cols, bits); !s) {
     return s;
   }
@@ -147,7 +139,7 @@ Status pack_weight(const MatrixView<Code>& codes, int bits, std::uint8_t* panels
 // The inverse: signed codes of the first codes.rows outputs and codes.cols inputs.
 inline Status unpack_weight(const std::uint8_t* panels, std::int64_t bytes, int bits,
                             const MatrixView<std::int8_t>& codes) noexcept {
-  if (Status s = detail::validate_any_view(codes, detail::kNamesCodes); !s) return s;
+  if (Status s = validate_view(codes, detail::kNamesCodes); !s) return s;
   if (Status s = detail::validate_panels(panels, bytes, codes.rows, codes.cols, bits); !s) {
     return s;
   }

@@ -174,6 +174,7 @@ inline FusedArgs fused_args(const internal::ActivationJob& job, const QuantizeRo
   const Rotation& r = job.scheme->rotation;
   FusedArgs f{};
   f.x = x;
+  f.permutation = job.options->channels.input_permutation;
   f.k = q.k;
   f.block = r.kind == RotationKind::kBlock ? r.block : 1;
   f.rotation_scale = rotation_scale(f.block);
@@ -189,14 +190,15 @@ inline FusedArgs fused_args(const internal::ActivationJob& job, const QuantizeRo
   return f;
 }
 
-// The row as f32 without a copy where X already is that.
+// The row as f32, divided, not permuted: without a copy where X already is that.
 inline const float* plain_row(const internal::ActivationJob& job,
                               const internal::ActivationSlot& slot, std::int64_t t) noexcept {
-  const LayerChannels& c = job.options->channels;
-  if (job.x.type == ElementType::kF32 && c.input_permutation == nullptr && c.divisor == nullptr) {
+  LayerChannels c = job.options->channels;
+  if (job.x.type == ElementType::kF32 && c.divisor == nullptr) {
     return reinterpret_cast<const float*>(job.x.row(t));
   }
-  load_activation_row(job, slot, t, slot.row);
+  c.input_permutation = nullptr;
+  load_row(*job.table, job.x, t, c, ChannelUse::kActivation, slot.row, nullptr);
   return slot.row;
 }
 

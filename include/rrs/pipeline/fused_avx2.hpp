@@ -14,6 +14,7 @@
 #include "rrs/core/config.hpp"
 #include "rrs/core/kernel_table.hpp"
 #include "rrs/core/scheme.hpp"
+#include "rrs/pipeline/fused_scalar.hpp"
 #include "rrs/quantize/avx2.hpp"
 #include "rrs/smooth/avx2.hpp"
 
@@ -58,7 +59,7 @@ RRS_TARGET_AVX2 RRS_FORCE_INLINE void store_radix_4(__m256 a, __m256 b, __m256 c
   _mm256_store_ps(out + 3 * step, _mm256_mul_ps(_mm256_sub_ps(a_b_f32x8, c_d_f32x8), scale_f32x8));
 }
 
-// n values, a multiple of 32; `scale` is 1 (exact) when a larger block goes on.
+// n values, a multiple of 32; x may be out; `scale` is 1 (exact) when a larger block goes on.
 RRS_TARGET_AVX2 RRS_FORCE_INLINE void rotate_32(const float* x, const float* signs, std::int64_t n,
                                                 float scale, const char* ahead,
                                                 float* out) noexcept {
@@ -102,14 +103,17 @@ inline constexpr std::int64_t kAhead = 4096;
 // it is quantized. May point beyond X: a prefetch reads nothing.
 RRS_TARGET_AVX2 RRS_FORCE_INLINE const char* ahead_of(const FusedArgs& args,
                                                       std::int64_t first) noexcept {
+  // A permuted row is read all over from its first chunk on: the next one must be there by then.
+  const std::int64_t whole = args.permutation == nullptr ? 0 : args.k * 4;
+  const std::int64_t bytes = first * 4 + (whole > kAhead ? whole : kAhead);
   return reinterpret_cast<const char*>(reinterpret_cast<std::uintptr_t>(args.x) +
-                                       static_cast<std::uintptr_t>(first * 4 + kAhead));
+                                       static_cast<std::uintptr_t>(bytes));
 }
 
 // n values of the chunk at `first` into the buffer, rotated.
 RRS_TARGET_AVX2 inline void rotate_chunk(const FusedArgs& args, std::int64_t first, std::int64_t n,
                                          float* out) noexcept {
-  const float* x = args.x + first;
+  const float* x = chunk_values(args, first, n, out);
   const float* signs = args.signs == nullptr ? nullptr : args.signs + first;
   const char* ahead = ahead_of(args, first);
   if (args.block == 1) {

@@ -30,6 +30,7 @@
 #include "rrs/core/config.hpp"
 #include "rrs/core/kernel_table.hpp"
 #include "rrs/core/scheme.hpp"
+#include "rrs/pipeline/fused_scalar.hpp"
 #include "rrs/quantize/avx512.hpp"
 #include "rrs/smooth/avx512.hpp"
 
@@ -77,7 +78,7 @@ RRS_TARGET_AVX512 RRS_FORCE_INLINE __m512 load_signed(const float* x, const floa
   return _mm512_xor_ps(x_f32x16, sign_f32x16);
 }
 
-// n values, a multiple of 32. Scaled when the block ends at 32.
+// n values, a multiple of 32; x may be out. Scaled when the block ends at 32.
 RRS_TARGET_AVX512 RRS_FORCE_INLINE void rotate_32(const float* x, const float* signs,
                                                   std::int64_t n, float scale, bool scaled,
                                                   const char* ahead, float* out) noexcept {
@@ -148,7 +149,10 @@ RRS_TARGET_AVX512 inline void copy_signed(const float* x, const float* signs, st
 RRS_TARGET_AVX512 RRS_FORCE_INLINE const char* ahead_of(const FusedArgs& args,
                                                         std::int64_t first) noexcept {
   const std::int64_t chunk = 64 * std::int64_t{args.group};
-  const std::int64_t bytes = first * 4 + (chunk > kAhead ? chunk : kAhead);
+  const std::int64_t next = chunk > kAhead ? chunk : kAhead;
+  // A permuted row is read all over from its first chunk on: the next one must be there by then.
+  const std::int64_t whole = args.permutation == nullptr ? 0 : args.k * 4;
+  const std::int64_t bytes = first * 4 + (whole > next ? whole : next);
   return reinterpret_cast<const char*>(reinterpret_cast<std::uintptr_t>(args.x) +
                                        static_cast<std::uintptr_t>(bytes));
 }
@@ -156,7 +160,7 @@ RRS_TARGET_AVX512 RRS_FORCE_INLINE const char* ahead_of(const FusedArgs& args,
 // n values of the chunk at `first` into the buffer, rotated.
 RRS_TARGET_AVX512 inline void rotate_chunk(const FusedArgs& args, std::int64_t first,
                                            std::int64_t n, float* out) noexcept {
-  const float* x = args.x + first;
+  const float* x = chunk_values(args, first, n, out);
   const float* signs = args.signs == nullptr ? nullptr : args.signs + first;
   const char* ahead = ahead_of(args, first);
   if (args.block == 1) {

@@ -86,7 +86,7 @@ inline PreparedWeight finish_weight(WeightBuilder&& b, std::int64_t n, std::int6
 template <class T>
 Status validate_group_view(const MatrixView<T>& view, const ViewNames& names, std::int64_t n,
                            std::int64_t groups) noexcept {
-  if (Status s = validate_any_view(view, names); !s) return s;
+  if (Status s = validate_view(view, names); !s) return s;
   if (view.rows != n) return invalid_argument(names.rows, "must equal N", view.rows, n);
   if (view.cols != groups) {
     return invalid_argument(names.cols, "must equal the number of groups", view.cols, groups);
@@ -174,7 +174,7 @@ Result<PreparedWeight> build_from_codes(const MatrixView<Code>& codes,
                                         const CodesOptions& options,
                                         std::uint64_t fingerprint) noexcept {
   constexpr bool kSigned = std::is_signed<std::remove_const_t<Code>>::value;
-  if (Status s = validate_any_view(codes, kNamesCodes); !s) return s;
+  if (Status s = validate_view(codes, kNamesCodes); !s) return s;
   const std::int64_t n = codes.rows, k = codes.cols;
   if (Status s = validate(scheme, k); !s) return s;
   const std::int64_t groups = group_count(k, scheme.weight.group);

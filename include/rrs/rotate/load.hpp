@@ -9,7 +9,8 @@
 // on every level.
 //
 // from: the caller's matrix.  to: rotate.hpp (rotate_row), pipeline/.  Cost: one pass; with a
-// permutation a second, gathering pass.
+// permutation a gathering one, after a pass of its own only where something must be converted or
+// divided first. (Fused rows gather while they are rotated: pipeline/fused_*.hpp.)
 #pragma once
 
 #include <cstdint>
@@ -74,6 +75,11 @@ inline void load_row(const KernelTable& table, const ErasedView& x, std::int64_t
                      const LayerChannels& channels, ChannelUse use, float* out,
                      float* scratch) noexcept {
   const std::int32_t* permutation = channels.input_permutation;
+  if (permutation != nullptr && x.type == ElementType::kF32 && channels.divisor == nullptr) {
+    const auto* in = reinterpret_cast<const float*>(x.row(row));
+    for (std::int64_t k = 0; k < x.cols; ++k) out[k] = in[permutation[k]];
+    return;
+  }
   float* natural = permutation != nullptr ? scratch : out;
   detail::convert_row(table, x, row, natural);
   if (channels.divisor != nullptr) {
