@@ -19,7 +19,8 @@ struct NamedPath {
   std::string path;
 };
 
-// Throws naming both options and the path. An input that is a folder (a Hugging Face model) stands for the model's files in it.
+// Throws naming both options and the path. An input that is a folder (a Hugging Face model) stands
+// for the model's files in it.
 void check_outputs(const std::vector<NamedPath>& outputs, const std::vector<NamedPath>& inputs);
 
 class OutputFiles {

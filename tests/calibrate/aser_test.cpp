@@ -150,8 +150,8 @@ TEST(Aser, EightBitFactorsAreWhatIsStored) {
   }
 }
 
-// Strictly below the base (on the real model: llm/smollm2_gptq_test.cpp) at every rank, for every basis and precision; and the run
-// time computes W~ minus what is left, not something else.
+// Strictly below the base (on the real model: llm/smollm2_gptq_test.cpp) at every rank, for every
+// basis and precision; and the run time computes W~ minus what is left, not something else.
 TEST(Aser, WeightsOfEverySchemeGainAtEveryRank) {
   const rrs_test::LayerData d = rrs_test::make_layer(64, 40, 96, 9);
   std::vector<float> divisor(96);

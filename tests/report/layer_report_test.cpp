@@ -12,18 +12,17 @@
 #include <vector>
 
 #include <nlohmann/json.hpp>
-#include <sys/stat.h>
 
 #include "layer_report/args.hpp"
 #include "layer_report/json.hpp"
 #include "layer_report/layers.hpp"
 #include "layer_report/measure.hpp"
-#include "layer_report/program.hpp"
 #include "layer_report/svg.hpp"
 #include "layer_report/table.hpp"
 #include "rrs/reference/linear.hpp"
 #include "rrs/reference/pack.hpp"
 #include "rrs/rrs.hpp"
+#include "run_program.hpp"
 #include "support/half.hpp"
 #include "support/random.hpp"
 #include "support/safetensors.hpp"
@@ -37,6 +36,7 @@ using layer_report::Record;
 using layer_report::Report;
 using layer_report::UserError;
 using rrs_examples::Dtype;
+using rrs_test::run_program;
 
 const char* const kShipped = RRS_SOURCE_DIR "/examples/data/smollm2-layers.safetensors";
 constexpr std::size_t kMethods = 50;  // 15 presets, 36 variants of rrs, one of which is both
@@ -138,11 +138,6 @@ std::string load_error(const std::string& path) {
     return error.what();
   }
   return "";
-}
-
-int run_program(std::vector<const char*> arguments) {
-  arguments.insert(arguments.begin(), "layer_report");
-  return layer_report::run_program(static_cast<int>(arguments.size()), arguments.data());
 }
 
 // ---- an independent computation in double
@@ -526,84 +521,6 @@ TEST(LayerReport, TruncatedAndLyingFilesAreRefused) {
   EXPECT_NE(load_error(path), "");
   std::remove(path.c_str());
   EXPECT_NE(load_error(path), "") << "the file is gone";
-}
-
-// ---- command line
-// ---------------------------------------------------------------------------------
-
-TEST(LayerReport, CommandLineMistakesExitWithTwo) {
-  struct Case {
-    std::vector<const char*> arguments;
-    const char* expected;
-  };
-  const std::vector<Case> cases = {{{}, "no FILE"},
-                                   {{"/nowhere/x.safetensors"}, "/nowhere/x.safetensors"},
-                                   {{"a", "b"}, "given twice"},
-                                   {{"a", "--jsn", "b"}, "unknown option '--jsn'"},
-                                   {{"a", "--json"}, "--json needs a value"},
-                                   {{"a", "--rounds", "0"}, "'0' is not a number from 1"},
-                                   {{"a", "--rounds", "5x"}, "'5x' is not a number"}};
-  for (const Case& c : cases) {
-    ::testing::internal::CaptureStderr();
-    EXPECT_EQ(run_program(c.arguments), 2);
-    const std::string message = ::testing::internal::GetCapturedStderr();
-    EXPECT_NE(message.find(c.expected), std::string::npos) << message;
-  }
-  EXPECT_EQ(cases.size(), 7u);
-}
-
-TEST(LayerReport, HelpNamesEveryOptionAndKey) {
-  ::testing::internal::CaptureStdout();
-  EXPECT_EQ(run_program({"--help"}), 0);
-  const std::string help = ::testing::internal::GetCapturedStdout();
-  for (const char* word : {"--json", "--svg", "--rounds", "NAME.weight", "NAME.input",
-                           "NAME.calibration", "victim_error", "simulated", "RRS_ISA"}) {
-    EXPECT_NE(help.find(word), std::string::npos) << word;
-  }
-}
-
-// The file cannot be read as layers: that the output is named shows that it is opened first.
-TEST(LayerReport, AnOutputThatCannotBeWrittenExitsWithOneBeforeTheWork) {
-  const std::string path = temporary("small"), fifo = temporary("fifo"), svg = temporary("o.svg");
-  write_all(path, "no layers");
-  ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
-  for (const std::string& bad : {std::string("/nowhere/x.json"), fifo}) {
-    ::testing::internal::CaptureStderr();
-    EXPECT_EQ(run_program({path.c_str(), "--svg", svg.c_str(), "--json", bad.c_str()}), 1);
-    const std::string message = ::testing::internal::GetCapturedStderr();
-    EXPECT_NE(message.find(bad), std::string::npos) << message;
-    EXPECT_FALSE(std::ifstream(svg).good());
-  }
-  struct stat status {};
-  ASSERT_EQ(::lstat(fifo.c_str(), &status), 0);
-  EXPECT_TRUE(S_ISFIFO(status.st_mode));
-  for (const std::string& file : {path, fifo}) std::remove(file.c_str());
-}
-
-TEST(LayerReport, AnOutputThatIsTheInputOrTheOtherOutputIsRefused) {
-  const std::string path = temporary("input"), out = temporary("out");
-  write_all(path, "no layers");
-  struct Case {
-    std::vector<const char*> arguments;
-    std::vector<const char*> expected;
-  };
-  const std::vector<Case> cases = {
-      {{path.c_str(), "--json", path.c_str()}, {"--json", "FILE.safetensors"}},
-      {{path.c_str(), "--svg", path.c_str()}, {"--svg", "FILE.safetensors"}},
-      {{path.c_str(), "--svg", out.c_str(), "--json", out.c_str()}, {"--svg", "--json"}}};
-  for (const Case& c : cases) {
-    ::testing::internal::CaptureStderr();
-    EXPECT_EQ(run_program(c.arguments), 2);
-    const std::string message = ::testing::internal::GetCapturedStderr();
-    for (const char* part : c.expected) {
-      EXPECT_NE(message.find(part), std::string::npos) << message;
-    }
-    EXPECT_NE(message.find("same file"), std::string::npos) << message;
-    EXPECT_EQ(read_all(path), "no layers");
-    EXPECT_FALSE(std::ifstream(out).good());
-  }
-  EXPECT_EQ(cases.size(), 3u);
-  std::remove(path.c_str());
 }
 
 }  // namespace
