@@ -42,6 +42,7 @@ struct MatrixView {
   RRS_MEMBER MatrixView(E&& e) noexcept  // NOLINT: implicit by design
       : data(e.data()), rows(e.rows()), cols(e.cols()), row_stride(e.outerStride()) {}
 
+  // First element of row i; i is not checked.
   RRS_MEMBER T* row(std::int64_t i) const noexcept { return data + i * row_stride; }
 };
 
@@ -56,6 +57,7 @@ struct ErasedView {
   RRS_MEMBER std::int64_t element_bytes() const noexcept {
     return type == ElementType::kF32 ? 4 : 2;
   }
+  // First byte of row i; i is not checked.
   RRS_MEMBER const std::byte* row(std::int64_t i) const noexcept {
     return static_cast<const std::byte*>(data) + i * row_stride * element_bytes();
   }

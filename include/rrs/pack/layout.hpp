@@ -73,9 +73,11 @@ struct RowTiles {
   std::int64_t base = 0;    // rows of a smaller tile
   std::int64_t larger = 0;  // tiles with base + 1 rows
 
+  // Rows [first_row(tile), first_row(tile) + rows_in(tile)) of the call.
   RRS_MEMBER std::int64_t first_row(std::int64_t tile) const noexcept {
     return tile * base + (tile < larger ? tile : larger);
   }
+  // base, or base + 1 for the first `larger` tiles.
   RRS_MEMBER int rows_in(std::int64_t tile) const noexcept {
     return static_cast<int>(base + (tile < larger ? 1 : 0));
   }

@@ -71,6 +71,7 @@ struct PreparedActivation {
   std::int64_t repack_bytes = 0;
 
   RRS_MEMBER bool is_float() const noexcept { return scheme.activation.bits == kActivationFloat; }
+  // Segment i of max(segments, 1): without permutations the whole call is one.
   RRS_MEMBER ActivationSegment segment(std::int64_t i) const noexcept {
     return segments == nullptr ? ActivationSegment{0, m, nullptr} : segments[i];
   }

@@ -38,6 +38,7 @@ struct Extremes {
   const float* negative = nullptr;
   std::int64_t groups = 0;
 
+  // Those of row t alone.
   RRS_MEMBER Extremes row(std::int64_t t) const noexcept {
     return Extremes{positive + t * groups, negative + t * groups, groups};
   }
@@ -53,6 +54,7 @@ class WindowWalk {
     if (window.kind == WindowKind::kRows) step_ = window.rows;
   }
 
+  // Writes the next window; false after the last.
   RRS_MEMBER bool next(WindowRange* range) noexcept {
     if (row_ >= rows_) return false;
     while (index_ < starts_.count && starts_.rows[index_] <= row_) ++index_;
