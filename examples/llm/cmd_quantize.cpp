@@ -52,9 +52,13 @@ struct SideFiles {
 };
 
 std::string seconds_text(double calibrating, double all, int threads) {
-  char text[100];
-  std::snprintf(text, sizeof text, "calibrating took %.2f s, preparing %.2f s, %d thread%s\n",
-                calibrating, all - calibrating, threads, threads == 1 ? "" : "s");
+  char text[100], calibration[40] = "";
+  if (calibrating > 0.0) {
+    std::snprintf(calibration, sizeof calibration, "calibrating took %.2f s, ", calibrating);
+  }
+  std::snprintf(text, sizeof text, "%spreparing%s %.2f s, %d thread%s\n", calibration,
+                calibrating > 0.0 ? "" : " took", all - calibrating, threads,
+                threads == 1 ? "" : "s");
   return text;
 }
 

@@ -41,20 +41,12 @@ struct QuantizeProgram {
   }
   int quantize(const std::string& calibration, bool resume,
                const char* method = "rrs-gptq-zigzag") const {
-    std::vector<const char*> a{"rrs-llm",
-                               "quantize",
-                               "--model",
-                               c.path.c_str(),
-                               "--method",
-                               method,
-                               "--threads",
-                               "1",
-                               "--calibration-windows",
-                               "3",
-                               "--calibration",
-                               calibration.c_str(),
-                               "--out",
-                               out.c_str()};
+    std::vector<const char*> a{
+        "rrs-llm",   "quantize", "--model",       c.path.c_str(),      "--method", method,
+        "--threads", "1",        "--calibration", calibration.c_str(), "--out",    out.c_str()};
+    if (std::string(method) != "rrs") {  // which reads no text, so the option is refused
+      a.insert(a.end(), {"--calibration-windows", "3"});
+    }
     if (resume) a.push_back("--resume");
     return rrs_llm::run_program(static_cast<int>(a.size()), a.data());
   }
