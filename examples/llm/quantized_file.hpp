@@ -35,7 +35,7 @@ std::string model_fingerprint(const ModelSource& model);
 // simulated methods: they have no packed weights.
 // With options.unfinished, finished linears are also kept there until somebody removes it. `out` is
 // opened by the caller, before calibration.
-void write_quantized(const ModelSource& model, const Method& method, const PrepareOptions& options,
+void write_quantized(const ModelSource& model, const Method& asked, const PrepareOptions& options,
                      const ThreadPool& pool, rrs_examples::AtomicFile out);
 
 // Where the sections of a linear's packed weight lie, known before it is prepared; without a branch
