@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <filesystem>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -99,6 +100,9 @@ void run_quantize(const Options& o) {
                                {"--out's OUT.statistics", side.statistics.path()},
                                {"--out's OUT.linears", side.linears.path()}},
                               input_files(o));
+  for (const SideFile* file : {&side.statistics, &side.linears}) {  // to open a folder fails
+    if (!std::filesystem::is_directory(file->path())) rrs_examples::check_regular(file->path());
+  }
   rrs_examples::AtomicFile out(o.out);  // what fails up to here touches nothing of an earlier run
   Method method = make_method(only_method(o), all_settings(o));
   try {

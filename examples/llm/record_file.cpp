@@ -61,7 +61,7 @@ RecordFile::RecordFile(std::string path, std::uint64_t identity, bool resume)
     : path_(std::move(path)) {
   if (resume && ::access(path_.c_str(), F_OK) == 0) read_old(identity);
   // Written anew from what was read, so that a torn end does not stay.
-  file_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+  file_ = ::open(path_.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0644);
   if (file_ < 0) fail(std::string("cannot be opened: ") + std::strerror(errno));
   std::int64_t end = 16;
   for (const std::string& r : records_) end += 16 + static_cast<std::int64_t>(r.size());

@@ -87,8 +87,8 @@ void StatisticsFile::write_at(std::int64_t at, const void* data, std::size_t siz
 
 StatisticsFile::StatisticsFile(std::string path, std::uint64_t identity, bool resume)
     : path_(std::move(path)) {
-  file_ =
-      path_.empty() ? open_unnamed() : ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  file_ = path_.empty() ? open_unnamed()
+                        : ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0644);
   if (file_ < 0) fail(std::string("cannot be opened: ") + std::strerror(errno));
   end_ = kHeaderBytes;
   struct stat status {};

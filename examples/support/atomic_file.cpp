@@ -59,12 +59,18 @@ void AtomicFile::check_target() const {
   struct stat status {};
   // The temporary name is the longer one: an unnamed file would meet its limit in commit() only.
   if (::lstat(temporary_.c_str(), &status) != 0 && errno != ENOENT) fail("cannot be created");
-  if (::lstat(path_.c_str(), &status) != 0) {
-    if (errno != ENOENT) fail("cannot be examined");
-  } else if (!S_ISREG(status.st_mode)) {
-    throw WriteError(path_ + ": is " + kind_of(status.st_mode) +
-                     ", not a regular file: it is not replaced");
+  check_regular(path_);
+}
+
+void check_regular(const std::string& path) {
+  struct stat status {};
+  if (::lstat(path.c_str(), &status) != 0) {
+    if (errno == ENOENT) return;
+    throw WriteError(path + ": cannot be examined: " + std::strerror(errno));
   }
+  if (S_ISREG(status.st_mode)) return;
+  throw WriteError(path + ": is " + kind_of(status.st_mode) +
+                   ", not a regular file: it is not replaced");
 }
 
 void AtomicFile::open_unnamed(const std::string& folder) {

@@ -15,6 +15,9 @@
 
 namespace rrs_examples {
 
+// Throws WriteError where something is at `path` that is no regular file; a link is none.
+void check_regular(const std::string& path);
+
 class AtomicFile {
  public:
   explicit AtomicFile(std::string path);  // throws WriteError, as all of its functions

@@ -260,6 +260,20 @@ TEST_F(Commands, TheDefaultCalibrationTextIsAnInput) {
   EXPECT_EQ(read_all(shipped), before);
 }
 
+// It would be emptied, written and removed: through the link.
+TEST_F(Commands, AWorkFileOfQuantizeThatIsNoFileIsRefused) {
+  const std::string before = read_all(other);
+  for (const char* suffix : {".statistics", ".linears"}) {
+    const std::string link = fresh + suffix;
+    fs::create_symlink(other, link);
+    expect_in(error_of({"quantize", "--model", model, "--method", "rrs-gptq", "--out", fresh}),
+              {link, "a symbolic link"});
+    EXPECT_TRUE(S_ISLNK(kind_of(link)));
+    fs::remove(link);
+  }
+  EXPECT_EQ(read_all(other), before);
+}
+
 TEST_F(Commands, AnEmptyNameIsRefused) {
   const std::vector<std::vector<const char*>> commands{
       {"plan", "--model", model.c_str(), "--budget", "5", "--out", ""},
