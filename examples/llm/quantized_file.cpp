@@ -343,9 +343,7 @@ std::string model_fingerprint(const ModelSource& model) {
 
 void write_quantized(const ModelSource& model, const Method& asked, const PrepareOptions& options,
                      const ThreadPool& pool, rrs_examples::AtomicFile out) {
-  check_packable(asked);
-  check_recipe_model(asked, model);
-  check_patterns(asked, model.config().layers);
+  check_writable(model, asked);
   const Method method = with_ranks(model, asked, options, pool);
   std::map<std::string, std::string> metadata{{"format", kQuantizedFormat},
                                               {"version", kQuantizedVersion},
@@ -368,8 +366,8 @@ void write_quantized(const ModelSource& model, const Method& asked, const Prepar
   if (!options.unfinished.empty()) {
     std::uint64_t identity = options.calibration == nullptr ? 0 : options.calibration->identity;
     for (const auto& [key, value] : metadata) {
-      if (key != "model_path")
-        identity = hash_text(std::string(key).append("=").append(value), identity);
+      if (key == "model_path") continue;
+      identity = hash_text(std::string(key).append("=").append(value), identity);
     }
     unfinished = std::make_unique<UnfinishedLinears>(options.unfinished, identity, options.resume);
   }

@@ -133,7 +133,9 @@ void read_model(const Reader& reader, const json& root, TokenizerData* data) {
   }
   for (const char* option : {"continuing_subword_prefix", "end_of_word_suffix", "dropout"}) {
     const json* value = Reader::find(model, option);
-    if (value != nullptr && value->dump() != "\"\"") reader.fail(option, "not supported");
+    if (value == nullptr) continue;
+    const auto* text = value->get_ptr<const std::string*>();
+    if (text == nullptr || !text->empty()) reader.fail(option, "not supported");
   }
   if (reader.flag(model, "byte_fallback", false)) reader.fail("byte_fallback", "not supported");
   data->ignore_merges = reader.flag(model, "ignore_merges", false);

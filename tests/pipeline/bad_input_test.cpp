@@ -253,6 +253,27 @@ TEST(BadInput, WorkspaceOfImpossibleSizesIsZero) {
   EXPECT_EQ(rrs::workspace_bytes(1, 64, bad), 0u);
 }
 
+// In blocks of 16 and behind the last one, at either end of the range.
+TEST(BadInput, EveryPositionOfAPermutationIsChecked) {
+  int refused = 0;
+  for (const std::int64_t k : {1, 15, 16, 40, 64}) {
+    std::vector<std::int32_t> p(static_cast<std::size_t>(k));
+    for (std::size_t i = 0; i < p.size(); ++i) p[i] = static_cast<std::int32_t>(p.size() - 1 - i);
+    EXPECT_TRUE(rrs::detail::validate_permutation(p.data(), k, "p").ok()) << k;
+    for (std::int32_t& index : p) {
+      const std::int32_t good = index;
+      for (const std::int32_t value : {-1, static_cast<std::int32_t>(k), INT32_MIN, INT32_MAX}) {
+        index = value;
+        const Status status = rrs::detail::validate_permutation(p.data(), k, "p");
+        EXPECT_EQ(status.code, StatusCode::kInvalidArgument) << k << " " << value;
+        refused += !status.ok();
+      }
+      index = good;
+    }
+  }
+  EXPECT_EQ(refused, 4 * (1 + 15 + 16 + 40 + 64));
+}
+
 TEST(BadInput, SequencesAndChannels) {
   const StatusCode bad = StatusCode::kInvalidArgument;
   static const std::int64_t descending[] = {3, 2};

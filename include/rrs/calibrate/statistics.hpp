@@ -29,6 +29,7 @@
 
 #include "rrs/calibrate/allocating_tasks.hpp"
 #include "rrs/calibrate/input_statistics.hpp"
+#include "rrs/calibrate/square.hpp"
 #include "rrs/core/config.hpp"
 #include "rrs/core/executor.hpp"
 #include "rrs/core/scheme.hpp"
@@ -108,15 +109,16 @@ inline std::uint32_t largest_bits(const float* row, std::int64_t n) noexcept {
 // What the calls before left: a moved-from object keeps its count of tokens and nothing else.
 inline Status validate_statistics(const InputStatistics& s) {
   const std::size_t k = s.maxima.size();
+  const auto inputs = static_cast<std::int64_t>(k);
   const bool square =
-      s.hessian.empty() || (k > 0 && s.hessian.size() / k == k && s.hessian.size() % k == 0);
+      s.hessian.empty() || validate_square(s.hessian.size(), inputs, "hessian").ok();
   if (s.sums.size() == k && s.relative.size() == k && square && s.tokens >= 0 &&
       s.token_maxima.size() == static_cast<std::size_t>(s.tokens)) {
     return Status{};
   }
   return invalid_argument("statistics",
-                          "must be as the last call left them, or new (found: channels)",
-                          static_cast<std::int64_t>(k), s.tokens);
+                          "must be as the last call left them, or new (found: channels)", inputs,
+                          s.tokens);
 }
 
 inline Status validate_calibration_rows(const MatrixView<const float>& x,

@@ -127,18 +127,11 @@ inline void note_non_finite(const internal::ActivationJob& job, std::int64_t row
   }
 }
 
-// Row t of X, converted, divided and permuted, into slot.row; not rotated.
-inline void load_activation_row(const internal::ActivationJob& job,
-                                const internal::ActivationSlot& slot, std::int64_t t,
-                                float* row) noexcept {
-  load_row(*job.table, job.x, t, job.options->channels, ChannelUse::kActivation, row, slot.spare);
-}
-
 // x~ of row t into `row`.
 inline void load_rotated_row(const internal::ActivationJob& job,
                              const internal::ActivationSlot& slot, std::int64_t t,
                              float* row) noexcept {
-  load_activation_row(job, slot, t, row);
+  load_row(*job.table, job.x, t, job.options->channels, ChannelUse::kActivation, row, slot.spare);
   rotate_row(*job.table, job.rotation, row, slot.rotate);
 }
 
@@ -193,10 +186,10 @@ inline FusedArgs fused_args(const internal::ActivationJob& job, const QuantizeRo
 // The row as f32, divided, not permuted: without a copy where X already is that.
 inline const float* plain_row(const internal::ActivationJob& job,
                               const internal::ActivationSlot& slot, std::int64_t t) noexcept {
-  LayerChannels c = job.options->channels;
-  if (job.x.type == ElementType::kF32 && c.divisor == nullptr) {
+  if (job.x.type == ElementType::kF32 && job.options->channels.divisor == nullptr) {
     return reinterpret_cast<const float*>(job.x.row(t));
   }
+  LayerChannels c = job.options->channels;
   c.input_permutation = nullptr;
   load_row(*job.table, job.x, t, c, ChannelUse::kActivation, slot.row, nullptr);
   return slot.row;

@@ -99,23 +99,12 @@ RRS_TARGET_AVX2 inline void finish_128(float* x, std::int64_t n, float scale) no
 // Bytes that X is prefetched ahead: the row after this one where rows are contiguous.
 inline constexpr std::int64_t kAhead = 4096;
 
-// What to prefetch beside the chunk at `first`: half of the lines while it is rotated, half while
-// it is quantized. May point beyond X: a prefetch reads nothing.
-RRS_TARGET_AVX2 RRS_FORCE_INLINE const char* ahead_of(const FusedArgs& args,
-                                                      std::int64_t first) noexcept {
-  // A permuted row is read all over from its first chunk on: the next one must be there by then.
-  const std::int64_t whole = args.permutation == nullptr ? 0 : args.k * 4;
-  const std::int64_t bytes = first * 4 + (whole > kAhead ? whole : kAhead);
-  return reinterpret_cast<const char*>(reinterpret_cast<std::uintptr_t>(args.x) +
-                                       static_cast<std::uintptr_t>(bytes));
-}
-
 // n values of the chunk at `first` into the buffer, rotated.
 RRS_TARGET_AVX2 inline void rotate_chunk(const FusedArgs& args, std::int64_t first, std::int64_t n,
                                          float* out) noexcept {
   const float* x = chunk_values(args, first, n, out);
   const float* signs = args.signs == nullptr ? nullptr : args.signs + first;
-  const char* ahead = ahead_of(args, first);
+  const char* ahead = prefetch_ahead(args, first, kAhead);
   if (args.block == 1) {
     for (std::int64_t k = 0; k < n; k += 8) _mm256_store_ps(out + k, load_signed(x, signs, k));
     return;
@@ -212,7 +201,8 @@ RRS_TARGET_AVX2 inline bool fused_prepare_row(const FusedArgs& args) noexcept {
     for (std::int64_t k = n; k < chunk; k += 8) _mm256_store_ps(x + k, _mm256_setzero_ps());
     float* scales = args.scales + first / args.group;
     if (!scale_chunk(args, x, n / args.group, scales, inverse)) return false;
-    quantize_chunk(args, x, inverse, n, ahead_of(args, first) + 2 * n, args.codes + first);
+    quantize_chunk(args, x, inverse, n, prefetch_ahead(args, first, kAhead) + 2 * n,
+                   args.codes + first);
     sum_codes(args.codes + first, n, args.inner_group, args.sums + first / args.inner_group);
   }
   return true;

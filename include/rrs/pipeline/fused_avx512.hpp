@@ -143,18 +143,11 @@ RRS_TARGET_AVX512 inline void copy_signed(const float* x, const float* signs, st
   }
 }
 
-// What to prefetch beside the chunk at `first`: kAhead bytes or a whole chunk further. Half of the
-// lines are asked for while the chunk is rotated, half while it is quantized, since all at once
-// would wait for line fill buffers. May point beyond X: a prefetch reads nothing.
+// kAhead bytes or a whole chunk ahead.
 RRS_TARGET_AVX512 RRS_FORCE_INLINE const char* ahead_of(const FusedArgs& args,
                                                         std::int64_t first) noexcept {
   const std::int64_t chunk = 64 * std::int64_t{args.group};
-  const std::int64_t next = chunk > kAhead ? chunk : kAhead;
-  // A permuted row is read all over from its first chunk on: the next one must be there by then.
-  const std::int64_t whole = args.permutation == nullptr ? 0 : args.k * 4;
-  const std::int64_t bytes = first * 4 + (whole > next ? whole : next);
-  return reinterpret_cast<const char*>(reinterpret_cast<std::uintptr_t>(args.x) +
-                                       static_cast<std::uintptr_t>(bytes));
+  return prefetch_ahead(args, first, chunk > kAhead ? chunk : kAhead);
 }
 
 // n values of the chunk at `first` into the buffer, rotated.

@@ -29,6 +29,18 @@ inline const float* chunk_values(const FusedArgs& args, std::int64_t first, std:
   return buffer;
 }
 
+// What to prefetch beside the chunk at `first`: `least` bytes further. Half of the lines are asked
+// for while the chunk is rotated, half while it is quantized, since all at once would wait for line
+// fill buffers. A permuted row is read all over from its first chunk on: there the next row, which
+// must be there by then. May point beyond X: a prefetch reads nothing.
+RRS_FORCE_INLINE const char* prefetch_ahead(const FusedArgs& args, std::int64_t first,
+                                            std::int64_t least) noexcept {
+  const std::int64_t whole = args.permutation == nullptr ? 0 : args.k * 4;
+  const std::int64_t bytes = first * 4 + (whole > least ? whole : least);
+  return reinterpret_cast<const char*>(reinterpret_cast<std::uintptr_t>(args.x) +
+                                       static_cast<std::uintptr_t>(bytes));
+}
+
 namespace scalar {
 
 inline bool fused_supports(const FusedArgs&) noexcept { return false; }

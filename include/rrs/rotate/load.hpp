@@ -75,13 +75,13 @@ inline void load_row(const KernelTable& table, const ErasedView& x, std::int64_t
                      const LayerChannels& channels, ChannelUse use, float* out,
                      float* scratch) noexcept {
   const std::int32_t* permutation = channels.input_permutation;
-  if (permutation != nullptr && x.type == ElementType::kF32 && channels.divisor == nullptr) {
-    const auto* in = reinterpret_cast<const float*>(x.row(row));
-    for (std::int64_t k = 0; k < x.cols; ++k) out[k] = in[permutation[k]];
-    return;
-  }
   float* natural = permutation != nullptr ? scratch : out;
-  detail::convert_row(table, x, row, natural);
+  const float* in = natural;
+  if (permutation != nullptr && x.type == ElementType::kF32 && channels.divisor == nullptr) {
+    in = reinterpret_cast<const float*>(x.row(row));
+  } else {
+    detail::convert_row(table, x, row, natural);
+  }
   if (channels.divisor != nullptr) {
     if (use == ChannelUse::kActivation) {
       detail::divide_by(natural, channels.divisor, x.cols);
@@ -90,7 +90,7 @@ inline void load_row(const KernelTable& table, const ErasedView& x, std::int64_t
     }
   }
   if (permutation == nullptr) return;
-  for (std::int64_t k = 0; k < x.cols; ++k) out[k] = natural[permutation[k]];
+  for (std::int64_t k = 0; k < x.cols; ++k) out[k] = in[permutation[k]];
 }
 
 RRS_FUNCTIONS_END
