@@ -102,9 +102,9 @@ inline constexpr std::int64_t kAhead = 4096;
 // n values of the chunk at `first` into the buffer, rotated.
 RRS_TARGET_AVX2 inline void rotate_chunk(const FusedArgs& args, std::int64_t first, std::int64_t n,
                                          float* out) noexcept {
-  const float* x = chunk_values(args, first, n, out);
+  const float* x = detail::chunk_values(args, first, n, out);
   const float* signs = args.signs == nullptr ? nullptr : args.signs + first;
-  const char* ahead = prefetch_ahead(args, first, kAhead);
+  const char* ahead = detail::prefetch_ahead(args, first, kAhead);
   if (args.block == 1) {
     for (std::int64_t k = 0; k < n; k += 8) _mm256_store_ps(out + k, load_signed(x, signs, k));
     return;
@@ -201,7 +201,7 @@ RRS_TARGET_AVX2 inline bool fused_prepare_row(const FusedArgs& args) noexcept {
     for (std::int64_t k = n; k < chunk; k += 8) _mm256_store_ps(x + k, _mm256_setzero_ps());
     float* scales = args.scales + first / args.group;
     if (!scale_chunk(args, x, n / args.group, scales, inverse)) return false;
-    quantize_chunk(args, x, inverse, n, prefetch_ahead(args, first, kAhead) + 2 * n,
+    quantize_chunk(args, x, inverse, n, detail::prefetch_ahead(args, first, kAhead) + 2 * n,
                    args.codes + first);
     sum_codes(args.codes + first, n, args.inner_group, args.sums + first / args.inner_group);
   }

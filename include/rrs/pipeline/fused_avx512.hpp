@@ -147,13 +147,13 @@ RRS_TARGET_AVX512 inline void copy_signed(const float* x, const float* signs, st
 RRS_TARGET_AVX512 RRS_FORCE_INLINE const char* ahead_of(const FusedArgs& args,
                                                         std::int64_t first) noexcept {
   const std::int64_t chunk = 64 * std::int64_t{args.group};
-  return prefetch_ahead(args, first, chunk > kAhead ? chunk : kAhead);
+  return detail::prefetch_ahead(args, first, chunk > kAhead ? chunk : kAhead);
 }
 
 // n values of the chunk at `first` into the buffer, rotated.
 RRS_TARGET_AVX512 inline void rotate_chunk(const FusedArgs& args, std::int64_t first,
                                            std::int64_t n, float* out) noexcept {
-  const float* x = chunk_values(args, first, n, out);
+  const float* x = detail::chunk_values(args, first, n, out);
   const float* signs = args.signs == nullptr ? nullptr : args.signs + first;
   const char* ahead = ahead_of(args, first);
   if (args.block == 1) {

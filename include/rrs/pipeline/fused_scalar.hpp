@@ -9,6 +9,8 @@
 
 RRS_FUNCTIONS_BEGIN
 
+namespace detail {
+
 // Values `first`.. of the row: where they lie, or, permuted, gathered into `buffer` (L1) just
 // before they are rotated, so that X is still read once. n: a multiple of 8. By scalar loads:
 // measured on an Intel Xeon (AVX-512, block 32, K = 4096, ns per value of the whole row) 0.24
@@ -40,6 +42,8 @@ RRS_FORCE_INLINE const char* prefetch_ahead(const FusedArgs& args, std::int64_t 
   return reinterpret_cast<const char*>(reinterpret_cast<std::uintptr_t>(args.x) +
                                        static_cast<std::uintptr_t>(bytes));
 }
+
+}  // namespace detail
 
 namespace scalar {
 
