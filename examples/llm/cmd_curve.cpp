@@ -1,13 +1,12 @@
 // rrs-llm curve: records of `perplexity --json` as a picture.
-#include <fstream>
-#include <iterator>
 #include <memory>
-#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <CLI/CLI.hpp>
 
+#include "../support/mapped_file.hpp"
 #include "curve.hpp"
 #include "options.hpp"
 
@@ -25,10 +24,10 @@ void run_curve(const CurveOptions& c, const Options& o) {
   rrs_examples::OutputFiles outputs({{"--out", o.out}}, inputs);
   std::vector<CurvePoint> points;
   for (const std::string& path : c.files) {
-    std::ifstream file(path, std::ios::binary);
-    if (!file) throw std::runtime_error(path + ": cannot be read");
-    const std::string json{std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>()};
-    for (CurvePoint& p : read_points(json, path)) points.push_back(std::move(p));
+    const rrs_examples::MappedFile file(path);
+    for (CurvePoint& p : read_points(std::string(file.text()), path)) {
+      points.push_back(std::move(p));
+    }
   }
   const std::vector<CurvePoint> curve = make_curve(std::move(points));
   print(curve_table(curve));

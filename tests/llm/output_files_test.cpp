@@ -274,6 +274,16 @@ TEST_F(Commands, AWorkFileOfQuantizeThatIsNoFileIsRefused) {
   EXPECT_EQ(read_all(other), before);
 }
 
+// A pipe would be waited for, perhaps for ever.
+TEST_F(Commands, RecordsThatAreNoRegularFilesAreRefused) {
+  const TempFolder others;  // the fixture reads all files of its own
+  const std::string pipe = others.file("pipe");
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  for (const std::string& bad : {pipe, others.path(), others.file("nowhere")}) {
+    expect_in(error_of({"curve", bad, "--out", fresh}), {bad});
+  }
+}
+
 TEST_F(Commands, AnEmptyNameIsRefused) {
   const std::vector<std::vector<const char*>> commands{
       {"plan", "--model", model.c_str(), "--budget", "5", "--out", ""},
