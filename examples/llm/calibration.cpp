@@ -90,6 +90,19 @@ std::vector<std::size_t> window_starts(std::size_t tokens, std::size_t count, st
   return starts;
 }
 
+void refuse_one_token(const std::vector<TokenId>& tokens, const std::vector<std::size_t>& starts,
+                      std::size_t length) {
+  std::size_t compared = 0;
+  for (const std::size_t start : starts) {
+    for (std::size_t i = start == 0 ? 1 : start; i < start + length; ++i, ++compared) {
+      if (tokens[i] != tokens[1]) return;
+    }
+  }
+  if (compared < 2) return;
+  throw std::runtime_error("calibration: the text is one token, " + std::to_string(tokens[1]) +
+                           ", over and over");
+}
+
 std::vector<std::size_t> calibration_starts(const std::vector<TokenId>& tokens,
                                             const CalibrationOptions& options) {
   const std::size_t n = tokens.size();
@@ -101,16 +114,7 @@ std::vector<std::size_t> calibration_starts(const std::vector<TokenId>& tokens,
                              std::to_string(options.context));
   }
   std::vector<std::size_t> starts = window_starts(n, options.windows, options.context);
-  bool same = true;
-  for (const std::size_t start : starts) {
-    for (std::size_t t = 0; t < options.context; ++t) {
-      same = same && tokens[start + t] == tokens.front();
-    }
-  }
-  if (same && options.context > 1) {
-    throw std::runtime_error("calibration: the text is one token, " +
-                             std::to_string(tokens.front()) + ", over and over");
-  }
+  if (options.context > 1) refuse_one_token(tokens, starts, options.context);
   return starts;
 }
 

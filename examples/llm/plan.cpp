@@ -94,7 +94,9 @@ class Planner {
     const auto cut = tokens.begin() + static_cast<std::ptrdiff_t>(tokens.size() / 3 * 2);
     search_.assign(tokens.begin(), cut);
     held_out_.assign(cut, tokens.end());
-    spread_windows(held_out_, o_.held_out_windows, o_.held_out_context);  // throws before the work
+    // Both throw before the work.
+    spread_windows(search_, o_.windows, o_.context);
+    spread_windows(held_out_, o_.held_out_windows, o_.held_out_context);
     // Branches must not see the held-out text; without ranks, calibration is the method's own
     // matter.
     if (!o_.ranks.empty()) session_.use_calibration_tokens(search_);
@@ -462,11 +464,6 @@ PlanResult make_plan(Session* session, const std::vector<TokenId>& tokens,
                                   options.context, options.held_out_context, longest));
   }
   if (!options.isa.empty()) kernel_cost(options.isa, rrs::ActivationScheme{});
-  if (tokens.size() > 1 && std::count(tokens.begin(), tokens.end(), tokens.front()) ==
-                               static_cast<std::ptrdiff_t>(tokens.size())) {
-    throw std::runtime_error(
-        line("calibration: the text is one token, %d, over and over", tokens.front()));
-  }
   return Planner(session, options, progress).run(tokens);
 }
 

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "calibration.hpp"
 #include "float_kernels.hpp"
 
 namespace rrs_llm {
@@ -194,9 +195,12 @@ std::vector<std::vector<TokenId>> spread_windows(const std::vector<TokenId>& tok
   }
   count = (std::min)(count, tokens.size() / length);
   const std::size_t step = count == 1 ? 0 : (tokens.size() - length) / (count - 1);
+  std::vector<std::size_t> starts;
+  for (std::size_t i = 0; i < count; ++i) starts.push_back(i * step);
+  refuse_one_token(tokens, starts, length);
   std::vector<std::vector<TokenId>> windows;
-  for (std::size_t i = 0; i < count; ++i) {
-    const auto first = tokens.begin() + static_cast<std::ptrdiff_t>(i * step);
+  for (const std::size_t start : starts) {
+    const auto first = tokens.begin() + static_cast<std::ptrdiff_t>(start);
     windows.emplace_back(first, first + static_cast<std::ptrdiff_t>(length));
   }
   return windows;

@@ -54,7 +54,7 @@ struct Damages {
 Damages measure_damages(const DamageRequest& request, const ThreadPool& pool);
 
 // `count` windows of `length` tokens, spread evenly; fewer from a short text. Throws when the
-// tokens do not fill one window.
+// tokens do not fill one window, and when the windows hold one token, over and over.
 std::vector<std::vector<TokenId>> spread_windows(const std::vector<TokenId>& tokens,
                                                  std::size_t count, std::size_t length);
 

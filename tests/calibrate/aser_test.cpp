@@ -109,6 +109,10 @@ TEST(Aser, TheShareRuleTakesTheSmallestRank) {
     EXPECT_LT(held - f->singular_values[static_cast<std::size_t>(f->rank - 1)], share * total);
     o.max_rank = 2;
     EXPECT_LE(rrs::aser_factors(view(e), h, o)->rank, 2);
+    o.outliers = 2;
+    const rrs::Status refused = rrs::aser_factors(view(e), h, o).status();
+    EXPECT_EQ(refused.code, rrs::StatusCode::kInvalidArgument);
+    EXPECT_NE(refused.message().find("max_rank"), std::string::npos) << refused.message();
   }
 }
 

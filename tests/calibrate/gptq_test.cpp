@@ -91,8 +91,10 @@ struct Plain {
 };
 
 // One row, OBQ's way: quantize a column, move the rest by its error, eliminate it from the inverse.
+// GPTAQ also moves the rest by what the column was, times its row of the correction [K][K].
 void plain_row(const Problem& p, std::int64_t row, const WeightScheme& scheme, bool static_groups,
-               const std::vector<std::int32_t>& order, Dense inverse, Plain* out) {
+               const std::vector<std::int32_t>& order, Dense inverse, Plain* out,
+               const std::vector<double>* correction) {
   const std::int64_t k = p.k;
   const std::int64_t step = scheme.group == rrs::kRowGroup ? k : scheme.group;
   const std::int64_t groups = rrs::group_count(k, scheme.group);
@@ -121,8 +123,12 @@ void plain_row(const Problem& p, std::int64_t row, const WeightScheme& scheme, b
     const std::int32_t code = rrs::rtn_code(static_cast<float>(w[i]), rrs::rtn_inverse(scale),
                                             rrs::max_code(scheme.bits));
     out->codes[static_cast<std::size_t>(row * k + c)] = static_cast<std::int8_t>(code);
-    const double error = (w[i] - static_cast<double>(rrs::to_f32(scale)) * code) / inverse[i][i];
+    const double was = w[i];
+    const double error = (was - static_cast<double>(rrs::to_f32(scale)) * code) / inverse[i][i];
     for (std::size_t j = i; j < w.size(); ++j) w[j] -= error * inverse[i][j];
+    for (std::size_t j = i + 1; correction != nullptr && j < w.size(); ++j) {
+      w[j] += was * (*correction)[i * w.size() + j];
+    }
     const std::vector<double> pivot = inverse[i];
     for (std::size_t a = i; a < w.size(); ++a) {
       const double f = pivot[a] / pivot[i];
@@ -132,13 +138,14 @@ void plain_row(const Problem& p, std::int64_t row, const WeightScheme& scheme, b
 }
 
 Plain plain_gptq(const Problem& p, const WeightScheme& scheme, bool static_groups, double damping,
-                 const std::vector<std::int32_t>& order) {
+                 const std::vector<std::int32_t>& order,
+                 const std::vector<double>* correction = nullptr) {
   Plain out;
   out.codes.resize(p.w.size());
   out.scales.resize(static_cast<std::size_t>(p.n * rrs::group_count(p.k, scheme.group)));
   const Dense inverse = inverse_of(p, damping, order);
   for (std::int64_t row = 0; row < p.n; ++row) {
-    plain_row(p, row, scheme, static_groups, order, inverse, &out);
+    plain_row(p, row, scheme, static_groups, order, inverse, &out, correction);
   }
   return out;
 }
@@ -341,6 +348,36 @@ TEST(Gptaq, CorrectionIsItsDefinitionAndZeroChangesNothing) {
     with.correction = &*found;
     const auto c = rrs::gptq(p.view(), *factor, scheme, with);
     EXPECT_FALSE(rrs_test::bits_equal(a->codes, c->codes));
+  }
+}
+
+// K = 300: within a block of columns, and from block to block.
+TEST(Gptaq, CodesAreThoseOfTheDenseForm) {
+  const Problem p = make_problem(5, 300, 13, 47);
+  const WeightScheme scheme{4, 32, rrs::Range::kSymmetric, rrs::WeightScale::kSearch};
+  double scale = 0.0;
+  for (std::int64_t i = 0; i < p.k; ++i) scale += 0.02 * p.at(i, i) / static_cast<double>(p.k);
+  std::vector<double> d;
+  for (const float v : rrs_test::normal_vector(p.k * p.k, 48)) {
+    d.push_back(scale * static_cast<double>(v));
+  }
+  for (const bool act_order : {false, true}) {
+    HessianOptions options;
+    options.act_order = act_order;
+    const auto factor = rrs::factor_hessian(p.h, p.k, options);
+    ASSERT_TRUE(factor.ok());
+    const auto correction = rrs::gptaq_correction(d, *factor, 0.25, rrs::SerialExecutor{});
+    ASSERT_TRUE(correction.ok());
+    GptqOptions with;
+    with.correction = &*correction;
+    const auto found = rrs::gptq(p.view(), *factor, scheme, with);
+    ASSERT_TRUE(found.ok());
+    const auto order = act_order ? factor->order : natural_order(p.k);
+    const Plain expected = plain_gptq(p, scheme, act_order, 0.01, order, &*correction);
+    EXPECT_TRUE(rrs_test::bits_equal(found->codes, expected.codes)) << act_order;
+    EXPECT_TRUE(rrs_test::bits_equal(found->scales, expected.scales)) << act_order;
+    const auto without = rrs::gptq(p.view(), *factor, scheme);
+    EXPECT_FALSE(rrs_test::bits_equal(found->codes, without->codes)) << act_order;
   }
 }
 

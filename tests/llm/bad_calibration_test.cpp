@@ -54,6 +54,9 @@ TEST(BadCalibration, TextsAreNamedByEveryCommand) {
   expect_in(plan_error(empty), {"calibration", "do not fill one window"});
   expect_in(plan_error(brief), {"calibration", "do not fill one window"});
   expect_in(plan_error(same), {"one token", "over and over"});
+  // Another one where no search window is, or at the end of those held out.
+  const std::string nearly = b.c.folder.write("nearly.txt", std::string(5000, 'z') + "\n");
+  expect_in(plan_error(nearly), {"one token", "over and over"});
   EXPECT_EQ(cases, 21);
 }
 

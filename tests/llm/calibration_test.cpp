@@ -134,6 +134,11 @@ TEST(Calibration, BadTextsAreRefusedByName) {
   expect_in(refusal([&] { calibration_starts({}, o); }), {"no tokens"});
   expect_in(refusal([&] { calibration_starts(std::vector<TokenId>(29, 1), o); }), {"29", "30"});
   expect_in(refusal([&] { calibration_starts(std::vector<TokenId>(90, 7), o); }), {"one token, 7"});
+  std::vector<TokenId> with_bos(90, 7);
+  with_bos[0] = 1;
+  expect_in(refusal([&] { calibration_starts(with_bos, o); }), {"one token, 7"});
+  with_bos[20] = 8;
+  EXPECT_FALSE(calibration_starts(with_bos, o).empty());
   o.windows = 0;
   expect_in(refusal([&] { calibration_starts(c.tokens, o); }), {"windows"});
   o = c.options();

@@ -3,12 +3,14 @@
 // of the same scheme; then logits of a short text, a quantized file, and the counts in a record.
 // RRS_LLM_LAYERS=all checks all 30 layers instead of three.
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <map>
 
 #include "../../examples/llm/quantized_file.hpp"
+#include "../../examples/llm/spikes.hpp"
 #include "engine_support.hpp"
 #include "rrs/pipeline/weight.hpp"
 #include "rrs/reference/linear.hpp"
@@ -155,6 +157,25 @@ TEST_F(SmolLm2Engine, RecordsOfEveryMethodProve210Linears) {
   // The file's own weights: only the activations are rounded.
   EXPECT_LT(kld["q4_0-native"], 0.05);
   EXPECT_GT(kld["rrs"], kld["q4_0-native"]);
+}
+
+// QFeM's and QFeP's claims about this model, on two windows of the calibration text.
+TEST_F(SmolLm2Engine, ThePrefixTakesTheSpikeOfLayer11) {
+  const auto windows = calibration_windows(
+      session->tokens_of_file(RRS_SOURCE_DIR "/examples/data/wiki.valid.txt"), 2, 256);
+  const Contestant plain = session->prepare(make_method("fp", {}));
+  const SpikeMeasurement spikes = measure_spikes(plain.engine.get(), windows);
+  const std::size_t worst = spikes.highest();
+  EXPECT_EQ(spike_module_name(worst), "blk.11.ffn_down");
+  EXPECT_GT(spikes.scores()[worst], 1000.0);
+  for (const std::vector<float>& scales : spikes.scales[worst]) {
+    EXPECT_EQ(std::max_element(scales.begin(), scales.end()), scales.begin());
+  }
+  plain.engine->set_prefix(session->prefix(make_method("rrs+qfep@qfep-tokens=1:5758:3717", {})));
+  const double left = measure_spikes(plain.engine.get(), windows).scores()[worst];
+  std::printf("blk.11.ffn_down: %.1f, behind the prefix %.2f\n", spikes.scores()[worst], left);
+  EXPECT_GT(left, 1.0);
+  EXPECT_LT(left, 100.0);
 }
 
 TEST_F(SmolLm2Engine, PromptAtOnceEqualsTokenByToken) {

@@ -109,6 +109,10 @@ inline Status validate_aser(std::int64_t n, std::int64_t k, const std::vector<do
   if (o.share == 0.0 && o.outliers >= o.rank) {
     return invalid_argument("rank", "must exceed the number of outliers", o.rank, o.outliers);
   }
+  if (o.share > 0.0 && o.max_rank > 0 && o.outliers >= o.max_rank) {
+    return invalid_argument("max_rank", "must exceed the number of outliers", o.max_rank,
+                            o.outliers);
+  }
   if (o.share > 0.0 && o.outliers >= most) {
     return invalid_argument("outliers", "must be below min(N, K)", o.outliers, most);
   }
