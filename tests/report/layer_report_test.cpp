@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include <unistd.h>
+
 #include <nlohmann/json.hpp>
 
 #include "layer_report/args.hpp"
@@ -75,8 +77,9 @@ const Record& record(const std::string& layer, const std::string& method) {
   throw std::runtime_error("no record " + layer + " " + method);
 }
 
+// Of this process alone: the program runs at two levels at a time.
 std::string temporary(const std::string& name) {
-  return ::testing::TempDir() + "rrs_report_" + name;
+  return ::testing::TempDir() + "rrs_report_" + std::to_string(::getpid()) + name;
 }
 
 std::string read_all(const std::string& path) {
