@@ -117,8 +117,8 @@ std::vector<std::size_t> window_starts(std::size_t tokens, std::size_t count, st
 void refuse_one_token(const std::vector<TokenId>& tokens, const std::vector<std::size_t>& starts,
                       std::size_t length);
 
-// The same, of a calibration's windows. Throws for a text that is empty, shorter than a window, or
-// the same token throughout.
+// window_starts of a calibration. Throws for a text that is empty, shorter than a window, or one
+// token throughout.
 std::vector<std::size_t> calibration_starts(const std::vector<TokenId>& tokens,
                                             const CalibrationOptions& options);
 

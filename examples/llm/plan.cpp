@@ -94,8 +94,8 @@ class Planner {
     const auto cut = tokens.begin() + static_cast<std::ptrdiff_t>(tokens.size() / 3 * 2);
     search_.assign(tokens.begin(), cut);
     held_out_.assign(cut, tokens.end());
-    // Both throw before the work.
-    spread_windows(search_, o_.windows, o_.context);
+    // Texts that will not do are refused before the work.
+    search_windows_ = spread_windows(search_, o_.windows, o_.context);
     spread_windows(held_out_, o_.held_out_windows, o_.held_out_context);
     // Branches must not see the held-out text; without ranks, calibration is the method's own
     // matter.
@@ -195,7 +195,7 @@ class Planner {
     r.clean = &options_[clean_].ready.engine->linears();
     for (const std::size_t i : options) r.options.push_back(&options_[i].ready.engine->linears());
     r.stores = store_factory(options_[0].method.kv(16));
-    r.windows = spread_windows(search_, o_.windows, o_.context);
+    r.windows = search_windows_;
     r.position_step = 2;  // neighbours say much the same
     r.per_module = modules;
     r.progress = [this, what](std::size_t done, std::size_t all) {
@@ -433,6 +433,7 @@ class Planner {
   const PlanProgress& progress_;
   std::vector<PlanModule> modules_;
   std::vector<TokenId> search_, held_out_;
+  std::vector<std::vector<TokenId>> search_windows_;
   std::vector<Option> options_;
   std::size_t clean_ = 0;
   std::vector<std::size_t> columns_;  // option of each column of the ladder

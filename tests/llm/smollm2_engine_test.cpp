@@ -1,7 +1,7 @@
 // The real model, when it is in the cache. Teacher-forced: every linear of some layers gets the
 // inputs that the float model really produces, and its output is compared with the double reference
-// of the same scheme; then logits of a short text, a quantized file, and the counts in a record.
-// RRS_LLM_LAYERS=all checks all 30 layers instead of three.
+// of the same scheme; then logits of a short text, a quantized file, the counts in a record, and
+// the spike of layer 11. RRS_LLM_LAYERS=all checks all 30 layers instead of three.
 
 #include <algorithm>
 #include <cmath>

@@ -11,10 +11,9 @@
 #include <string>
 #include <vector>
 
-#include <unistd.h>
-
 #include <nlohmann/json.hpp>
 
+#include "../llm/test_files.hpp"
 #include "layer_report/args.hpp"
 #include "layer_report/json.hpp"
 #include "layer_report/layers.hpp"
@@ -38,6 +37,7 @@ using layer_report::Record;
 using layer_report::Report;
 using layer_report::UserError;
 using rrs_examples::Dtype;
+using rrs_llm_test::TempFolder;
 using rrs_test::run_program;
 
 const char* const kShipped = RRS_SOURCE_DIR "/examples/data/smollm2-layers.safetensors";
@@ -75,11 +75,6 @@ const Record& record(const std::string& layer, const std::string& method) {
     }
   }
   throw std::runtime_error("no record " + layer + " " + method);
-}
-
-// Of this process alone: the program runs at two levels at a time.
-std::string temporary(const std::string& name) {
-  return ::testing::TempDir() + "rrs_report_" + std::to_string(::getpid()) + name;
 }
 
 std::string read_all(const std::string& path) {
@@ -422,7 +417,8 @@ TEST(LayerReport, UndefinedNumbersBecomeNullAndLookLikeDashes) {
 TEST(LayerReport, ReadsEveryElementType) {
   const std::vector<Part> parts = {part("p.weight", 5, 33, 1), part("p.input", 3, 33, 2),
                                    part("p.calibration", 2, 33, 3)};
-  const std::string path = temporary("types");
+  const TempFolder folder;
+  const std::string path = folder.file("types");
   for (const Dtype dtype : {Dtype::kF32, Dtype::kF16, Dtype::kBf16}) {
     write_parts(path, parts, dtype);
     const std::vector<Layer> layers = layer_report::load_layers(path);
@@ -435,12 +431,12 @@ TEST(LayerReport, ReadsEveryElementType) {
       EXPECT_NEAR(layers[0].weight.values[i], v, bound);
     }
   }
-  std::remove(path.c_str());
 }
 
 TEST(LayerReport, OddShapesAndEmptyContentRun) {
-  const std::string path = temporary("odd"), json = temporary("odd.json"),
-                    svg = temporary("odd.svg");
+  const TempFolder folder;
+  const std::string path = folder.file("odd"), json = folder.file("odd.json"),
+                    svg = folder.file("odd.svg");
   struct Case {
     std::size_t m, n, k;
     bool zero;
@@ -463,7 +459,6 @@ TEST(LayerReport, OddShapesAndEmptyContentRun) {
     ++checked;
   }
   EXPECT_EQ(checked, 4);
-  for (const std::string& file : {path, json, svg}) std::remove(file.c_str());
 }
 
 TEST(LayerReport, WrongTensorsGetAMessageThatNamesThem) {
@@ -490,7 +485,8 @@ TEST(LayerReport, WrongTensorsGetAMessageThatNamesThem) {
       {{weight, renamed}, "'q.weight' is missing: 'q.input' needs it"},
       {{part("other", 2, 2, 1)}, "no layer found"},
       {{part(".weight", 2, 2, 1), part(".input", 2, 2, 1)}, "has no layer name"}};
-  const std::string path = temporary("wrong");
+  const TempFolder folder;
+  const std::string path = folder.file("wrong");
   for (const Case& c : cases) {
     write_parts(path, c.parts);
     const std::string message = load_error(path);
@@ -498,11 +494,11 @@ TEST(LayerReport, WrongTensorsGetAMessageThatNamesThem) {
     EXPECT_NE(message.find(path), std::string::npos) << message;
   }
   EXPECT_EQ(cases.size(), 11u);
-  std::remove(path.c_str());
 }
 
 TEST(LayerReport, TruncatedAndLyingFilesAreRefused) {
-  const std::string path = temporary("lying");
+  const TempFolder folder;
+  const std::string path = folder.file("lying");
   write_parts(path, {part("p.weight", 4, 8, 1), part("p.input", 3, 8, 2)});
   const std::string good = read_all(path);
   ASSERT_EQ(load_error(path), "");

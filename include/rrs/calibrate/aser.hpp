@@ -51,7 +51,7 @@ RRS_TYPES_BEGIN
 struct AserOptions {
   std::int64_t rank = 64;     // fixed rank, when share is 0
   double share = 0.0;         // > 0: the effective-rank rule instead, at most max_rank
-  std::int64_t max_rank = 0;  // of the rule; 0: min(N, K)
+  std::int64_t max_rank = 0;  // of the rule, above outliers; 0: min(N, K)
   double damping = 0.01;      // times the mean of G's diagonal; > 0
   std::int64_t outliers = 0;  // f of the smoothing; only checked against the rank
   int bits = 16;              // of an element of L_A and L_B: 16 or 8
