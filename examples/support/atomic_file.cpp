@@ -98,19 +98,30 @@ void AtomicFile::write(const void* data, std::size_t size) {
   }
 }
 
-void AtomicFile::commit() {
-  if (::fsync(file_) != 0) fail("cannot be synced");
-  check_target();  // again: hours may have passed
+bool AtomicFile::link_unnamed(const std::string& name) {
+  const std::string unnamed = "/proc/self/fd/" + std::to_string(file_);
+  if (::linkat(AT_FDCWD, unnamed.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) == 0) {
+    return true;
+  }
+  if (errno != EEXIST) fail("cannot be named");
+  return false;
+}
+
+// A free target is linked to. One that exists can only be renamed over, from a second name.
+void AtomicFile::take_name() {
   if (!temporary_exists_) {
-    const std::string unnamed = "/proc/self/fd/" + std::to_string(file_);
-    // An unnamed file can only be linked to a free name; the rename below replaces an old target.
-    if (::linkat(AT_FDCWD, unnamed.c_str(), AT_FDCWD, temporary_.c_str(), AT_SYMLINK_FOLLOW) != 0) {
-      fail("cannot be named");
-    }
+    if (link_unnamed(path_)) return;
+    if (!link_unnamed(temporary_)) fail("cannot be named");
     temporary_exists_ = true;
   }
   if (::rename(temporary_.c_str(), path_.c_str()) != 0) fail("cannot be renamed");
   temporary_exists_ = false;
+}
+
+void AtomicFile::commit() {
+  if (::fsync(file_) != 0) fail("cannot be synced");
+  check_target();  // again: hours may have passed
+  take_name();
   const int folder = ::open(folder_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (folder >= 0) {
     ::fsync(folder);  // makes the new name durable; some file systems refuse it, which is harmless

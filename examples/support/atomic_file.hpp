@@ -2,13 +2,14 @@
 // Writes a file that appears under its name complete or not at all.
 //
 // From / to: whatever writes a file: the safetensors writer, OutputFiles. Bytes go to an unnamed
-// file in the target's folder (O_TMPFILE, so even a killed process leaves nothing), or to a
-// temporary name where the file system has no unnamed files; commit() syncs it and renames it over
-// the target. Without commit() nothing remains.
-// Constructed before long work, it refuses at once what could not be written behind it: a folder
-// that is missing or closed, a name that is too long, and a target that is no regular file.
-// Renaming over a device, a FIFO or a folder would take it away. A symbolic link is refused, too:
-// to replace the link would surprise, to follow it would write where no argument says.
+// file in the target's folder (O_TMPFILE), or to a temporary name where the file system has no
+// unnamed files; commit() syncs it and gives it the target's name. Without commit() nothing
+// remains. A killed process leaves nothing, either, but where it was replacing a file: killed
+// between two system calls of commit() it leaves the new one complete under the temporary name,
+// beside the old. Constructed before long work, it refuses at once what could not be written behind
+// it: a folder that is missing or closed, a name that is too long, and a target that is no regular
+// file. Renaming over a device, a FIFO or a folder would take it away. A symbolic link is refused,
+// too: to replace the link would surprise, to follow it would write where no argument says.
 
 #include <cstddef>
 #include <string>
@@ -34,6 +35,8 @@ class AtomicFile {
   void check_target() const;
   void open_unnamed(const std::string& folder);
   void open_named();
+  bool link_unnamed(const std::string& name);  // false: something has that name
+  void take_name();
   [[noreturn]] void fail(const char* what) const;
 
   std::string path_;
