@@ -2,6 +2,7 @@
 #include <string>
 
 #include "bench_peers/parts.hpp"
+#include "bench_peers/peer.hpp"
 #include "bench_peers/specs.hpp"
 #include "support/table.hpp"
 
@@ -18,9 +19,13 @@ struct Source {
 
 double bandwidth(const Measured& m) { return 1e-9 * m.info.weight_bytes / m.seconds(); }
 
-// Share of the bandwidth that plain reading reached in the same round.
-Summary share_of_read(const Measured* m, const Measured* read) {
-  if (m == nullptr || read == nullptr) return Summary{};
+// Share of the bandwidth that plain reading reached in the same round: of the same bytes where the
+// peer has that, else of a buffer of its own.
+Summary share_of_read(const std::vector<Measured>& all, const Measured* m) {
+  if (m == nullptr) return Summary{};
+  const Measured* read = fastest(all, {m->info.label, kReadOf + m->info.method, "", ""});
+  if (read == nullptr) read = fastest(all, {"", "read", "", ""});
+  if (read == nullptr) return Summary{};
   Summary s = times_faster(m, read);
   s.median *= m->info.weight_bytes / read->info.weight_bytes;
   return s;
@@ -31,9 +36,8 @@ void print_decode(const Source& source, int threads, const std::vector<Measured>
   std::printf("\ndecode, M 1, weights from %s (%lld MB), %d thread%s\n", source.name,
               static_cast<long long>(source.footprint >> 20), threads, threads == 1 ? "" : "s");
   Table table({"library", "method", "level", "ms", "GB/s", "of read", "+-%", "kernel"});
-  const Measured* read = fastest(all, {"", "read", "", ""});
   for (const Measured& m : all) {
-    const Summary share = share_of_read(&m, read);
+    const Summary share = share_of_read(all, &m);
     table.add({m.info.label, m.info.method, m.info.level, number(1e3 * m.seconds(), 3),
                number(bandwidth(m), 1), number(100 * share.median, 0) + "%",
                number(100 * share.spread, 1), m.info.kernel});
@@ -53,14 +57,13 @@ void print_decode(const Source& source, int threads, const std::vector<Measured>
 
 void add_targets(const Source& source, bool from_dram, int threads,
                  const std::vector<Measured>& all, std::vector<Target>* targets) {
-  const Measured* read = fastest(all, {"", "read", "", ""});
   for (const char* level : {"avx2", "avx512vnni"}) {
     const std::string where =
         std::string(", ") + source.name + ", threads " + std::to_string(threads);
     const Measured* rrs = fastest(all, {"rrs", "rrs", level, "layer"});
     if (from_dram) {
       targets->push_back(
-          {"decode rrs / read bandwidth" + where, level, share_of_read(rrs, read), 0.90, false});
+          {"decode rrs / read bandwidth" + where, level, share_of_read(all, rrs), 0.90, false});
       continue;
     }
     const Measured* q4_0 = fastest(all, {"", "Q4_0", level, ""});

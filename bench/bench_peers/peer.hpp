@@ -33,6 +33,9 @@ struct Problem {
   }
 };
 
+// Method name of reading what a method's weights are, and nothing else: kReadOf + "rrs".
+inline constexpr const char* kReadOf = "read:";
+
 // What can be measured.
 struct Subject {
   std::string method;             // rrs_g128, sgemm, u8s8, Q4_0, ...

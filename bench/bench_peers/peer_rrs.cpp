@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bench_peers/peer.hpp"
+#include "bench_peers/reader.hpp"
 #include "support/data.hpp"
 #include "support/flags.hpp"
 #include "support/layer.hpp"
@@ -55,14 +56,18 @@ bool wants_level(const char* name) {
   return false;
 }
 
+std::int64_t code_bytes(const rrs::WeightView& w) { return rrs::panel_count(w.n) * w.panel_bytes; }
+std::int64_t scale_bytes(const rrs::WeightView& w) {
+  return rrs::panel_count(w.n) * w.panel_scales() * 2;
+}
+
 // A weight and copies of its bytes, for streaming from memory.
 class WeightRing {
  public:
   WeightRing(rrs::PreparedWeight weight, std::int64_t copies) : weight_(std::move(weight)) {
     views_.push_back(weight_.view());
     const rrs::WeightView& v = weight_.view();
-    const std::int64_t panels = rrs::panel_count(v.n) * v.panel_bytes;
-    const std::int64_t scales = rrs::panel_count(v.n) * v.panel_scales() * 2;
+    const std::int64_t panels = code_bytes(v), scales = scale_bytes(v);
     for (std::int64_t i = 1; i < copies; ++i) {
       rrs::AlignedBuffer buffer;
       check(buffer.allocate(panels + scales));
@@ -92,11 +97,14 @@ class RrsPeer final : public Peer {
     if (pool_ == nullptr || pool_->threads() != problem.threads) {
       pool_ = std::make_unique<ThreadPool>(problem.threads);
     }
+    reader_ = std::make_unique<Reader>(pool_.get());
     reset_weights(problem);
     x_ = outlier_activations(problem.m, problem.k, 3);
     std::vector<Subject> subjects;
     for (const Method& method : all_methods()) {
-      if (problem.wants(method.name)) add_method(problem, method, &subjects);
+      if (!problem.wants(method.name)) continue;
+      add_method(problem, method, &subjects);
+      if (problem.footprint > 0 && problem.wants("read")) add_read(problem, method, &subjects);
     }
     return subjects;
   }
@@ -152,9 +160,24 @@ class RrsPeer final : public Peer {
     }
   }
 
+  // The same bytes at the same addresses, only read. Another buffer will not do: where its pages
+  // lie, and how large they are, moves what can be read by up to a half.
+  void add_read(const Problem& p, const Method& method, std::vector<Subject>* subjects) {
+    WeightRing* weights = ring(p, method);
+    Subject s{std::string(kReadOf) + method.name, "avx2", "layer", "loads with prefetch",
+              weights->first().stored_bytes(),    {}};
+    s.run = [this, weights] {
+      const rrs::WeightView& w = weights->next();
+      reader_->read(w.panels, code_bytes(w));
+      reader_->read(w.scales, scale_bytes(w));
+    };
+    subjects->push_back(s);
+  }
+
   ThreadPool* pool() { return pool_->threads() > 1 ? pool_.get() : nullptr; }
 
   std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<Reader> reader_;
   std::int64_t k_ = 0, n_ = 0, footprint_ = 0;
   std::unique_ptr<FloatWeight> float_weight_;
   std::map<std::string, std::unique_ptr<WeightRing>> rings_;
