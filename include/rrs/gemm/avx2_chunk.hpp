@@ -13,8 +13,9 @@
 // change; ones from memory, each row's vpmaddwd next to its multiply-adds, 4 % slower at group 32.
 // Sums of 16 outputs x 2 inputs (no vpmaddwd, words to float by vpunpck) need the codes twice in L1
 // and have the same number of operations: not built. Stored weights: vpsrlw and vpand per block and
-// sub-tile; prefetcht1 8 KB ahead (prefetcht0 4 KB ahead holds the line fill buffers for the
-// latency of L3: 5 to 10 % slower from L3 and DRAM).
+// sub-tile; prefetcht1 4 KB ahead, then prefetcht0 1 KB ahead: prefetcht1 alone, 4 or 8 KB ahead,
+// is 0 to 4 % slower from L3 and DRAM, and prefetcht0 alone, 1.5 or 4 KB ahead, holds the line fill
+// buffers for the latency of L3: 5 to 15 % slower.
 #pragma once
 
 #include <cstdint>
@@ -113,7 +114,7 @@ namespace avx2 {
   "vmovdqa 32(%[w]), %%ymm12\nvmovdqa 2080(%[w]), %%ymm13\n"                 \
   ".else\n"                                                                  \
   "vmovdqu (%[w]), %%ymm12\nvmovdqu 32(%[w]), %%ymm13\n"                     \
-  "prefetcht1 8192(%[w])\n"                                                  \
+  "prefetcht1 4096(%[w])\nprefetcht0 1024(%[w])\n"                           \
   "vpsrlw $%c[bits], %%ymm12, %%ymm12\nvpsrlw $%c[bits], %%ymm13, %%ymm13\n" \
   ".if %c[bits] == 4\n"                                                      \
   ".if %c[rows] < 6\n"                                                       \

@@ -3,11 +3,14 @@
 // Instructions (Sapphire Rapids): vfmadd zmm p0/p5, latency 4; vpermps p5 (a table of 16 floats
 // turns a nibble into its code: the index needs no mask); vpsrld p0; vpbroadcastss zmm, m32 load
 // port only. Weights become floats once per chunk of 32 inputs, in L1 (8 KB), for all rows of the
-// tile: 2 instructions per 16 weights, so one row runs at 16 products per 1.5 cycles at most (2.8
-// measured) and many rows at the rate of sgemm. The scale is applied once per group (written order
-// in gemm.hpp). Registers: 12 rows x 2 panels = 24 parts + 2 weights + 1 broadcast; up to 4 rows
-// take 4 panels, since a chain of fused multiply-adds needs 8 in flight. Stack: 8 KB of weights, 12
-// KB of parts (they survive from chunk to chunk within a group).
+// tile: 2 instructions per 16 weights, and many rows run at the rate of sgemm. The scale is applied
+// once per group (written order in gemm.hpp). Registers: 12 rows x 2 panels = 24 parts + 2 weights
+// + 1 broadcast. Stack: 8 KB of weights, 12 KB of parts (they survive from chunk to chunk within a
+// group).
+// Up to 4 rows use weights in the registers in which they became floats (stream_rows): storing
+// them costs as much as everything else (a 512-bit store takes 1.6 cycles of both ports). 4 panels
+// at a time, since a chain of fused multiply-adds needs 8 in flight. One row of W4: 23 instructions
+// on two ports per 64 bytes, 11.5 cycles. Offsets (zero points) take the way through L1.
 #pragma once
 
 #include "rrs/gemm/avx512_block.hpp"
@@ -20,6 +23,8 @@ inline constexpr int kFloatInputs = 32;  // inputs of a chunk; groups of 16 take
 inline constexpr int kFloatMaxRows = 48;
 inline constexpr int kFloatMaxPanels = 4;
 inline constexpr int kFloatSubRows = 12;
+inline constexpr int kStreamRows = 4;
+inline constexpr int kStreamAhead = 8192;  // bytes
 
 // One chunk of K for 1, 2 or 4 panels.
 struct GemmFloatBlock {
@@ -101,6 +106,19 @@ RRS_TARGET_AVX512 RRS_FORCE_INLINE __m512 code_floats(__m512i w, unsigned at, __
   return _mm512_cvtepi32_ps(_mm512_sub_epi32(u_i32x16, zero_i32x16));
 }
 
+// Where the code of input j begins in its dword: nibble 2j below 4, nibble 2(j-4)+1 above.
+template <int kWeightBits>
+constexpr unsigned code_shift(unsigned j) {
+  return kWeightBits == 8 || j < 4 ? 8 * j : 8 * (j - 4) + 4;
+}
+
+// The floats u - zero, u = 0..15.
+RRS_TARGET_AVX512 RRS_FORCE_INLINE __m512 code_table(__m512i zero_i32x16) noexcept {
+  const __m512i lane_i32x16 =
+      _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return _mm512_cvtepi32_ps(_mm512_sub_epi32(lane_i32x16, zero_i32x16));
+}
+
 // One panel of a chunk to floats, at out[input * stride]. offset: null, or weights are v*u +
 // offset.
 template <int kWeightBits>
@@ -108,9 +126,7 @@ RRS_TARGET_AVX512 RRS_FORCE_INLINE void unpack_floats(const std::uint8_t* in, in
                                                       const float* v, const float* offset,
                                                       float* out, int stride) noexcept {
   const __m512i zero_i32x16 = _mm512_set1_epi32(offset != nullptr ? 0 : 1 << (kWeightBits - 1));
-  const __m512i lane_i32x16 =
-      _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-  const __m512 table_f32x16 = _mm512_cvtepi32_ps(_mm512_sub_epi32(lane_i32x16, zero_i32x16));
+  const __m512 table_f32x16 = code_table(zero_i32x16);
   const __m512 v_f32x16 = _mm512_load_ps(v);
   const __m512 offset_f32x16 = offset != nullptr ? _mm512_loadu_ps(offset) : _mm512_setzero_ps();
   constexpr int kPerLine = 32 / kWeightBits;
@@ -119,15 +135,89 @@ RRS_TARGET_AVX512 RRS_FORCE_INLINE void unpack_floats(const std::uint8_t* in, in
     _mm_prefetch(reinterpret_cast<const char*>(in) + 4096, _MM_HINT_T0);
     in += 64;
     RRS_UNROLL_FULL
-    for (int j = 0; j < kPerLine; ++j) {
-      // W4: input j is nibble 2j of its dword below 4, nibble 2(j-4)+1 above.
-      const int at = kWeightBits == 8 ? 8 * j : j < 4 ? 8 * j : 8 * (j - 4) + 4;
+    for (unsigned j = 0; j < 32u / kWeightBits; ++j) {
       __m512 code_f32x16 =
-          code_floats<kWeightBits>(w, static_cast<unsigned>(at), table_f32x16, zero_i32x16);
+          code_floats<kWeightBits>(w, code_shift<kWeightBits>(j), table_f32x16, zero_i32x16);
       if (offset != nullptr) code_f32x16 = _mm512_fmadd_ps(code_f32x16, v_f32x16, offset_f32x16);
       _mm512_store_ps(out, code_f32x16);
       out += stride;
     }
+  }
+}
+
+// R rows (all of the tile) x P panels over all of K; no offsets.
+template <int kWeightBits, unsigned R, unsigned P>
+RRS_TARGET_AVX512 inline void stream_rows(const GemmTileArgs& a, int panel) noexcept {
+  constexpr unsigned kPerLine = 32 / kWeightBits;
+  const __m512i zero_i32x16 = _mm512_set1_epi32(1 << (kWeightBits - 1));
+  const __m512 table_f32x16 = code_table(zero_i32x16);
+  const std::int64_t group_inputs = a.inner_group == kRowGroup ? a.k_padded : a.inner_group;
+  const std::uint8_t* weights = a.weights + panel * a.panel_bytes;
+  const f16* v = a.weight_scales + panel * a.panel_scales;
+  const auto* x = static_cast<const float*>(a.activations);
+  __m512 sum_f32x16[R][P];
+  RRS_UNROLL_FULL
+  for (unsigned i = 0; i < R * P; ++i) sum_f32x16[i / P][i % P] = _mm512_setzero_ps();
+  for (std::int64_t first = 0; first < a.k_padded; first += group_inputs, v += kPanelOutputs) {
+    const std::int64_t end = (std::min)(first + group_inputs, a.k_padded);
+    __m512 part_f32x16[R][P];
+    RRS_UNROLL_FULL
+    for (unsigned i = 0; i < R * P; ++i) part_f32x16[i / P][i % P] = _mm512_setzero_ps();
+    for (std::int64_t k = first; k < end; k += kPerLine, weights += 64, x += kPerLine * R) {
+      __m512i w_u8x64[P];
+      RRS_UNROLL_FULL
+      for (unsigned p = 0; p < P; ++p) {
+        const std::uint8_t* at = weights + p * a.panel_bytes;
+        w_u8x64[p] = _mm512_loadu_si512(at);
+        _mm_prefetch(reinterpret_cast<const char*>(at) + kStreamAhead, _MM_HINT_T1);
+      }
+      RRS_UNROLL_FULL
+      for (unsigned j = 0; j < kPerLine; ++j) {
+        RRS_UNROLL_FULL
+        for (unsigned p = 0; p < P; ++p) {
+          const __m512 code_f32x16 = code_floats<kWeightBits>(
+              w_u8x64[p], code_shift<kWeightBits>(j), table_f32x16, zero_i32x16);
+          RRS_UNROLL_FULL
+          for (unsigned r = 0; r < R; ++r) {
+            part_f32x16[r][p] =
+                _mm512_fmadd_ps(_mm512_set1_ps(x[j * R + r]), code_f32x16, part_f32x16[r][p]);
+          }
+        }
+      }
+    }
+    RRS_UNROLL_FULL
+    for (unsigned p = 0; p < P; ++p) {
+      const auto* v_f16x16 = reinterpret_cast<const __m256i*>(v + p * a.panel_scales);
+      const __m512 v_f32x16 = _mm512_cvtph_ps(_mm256_loadu_si256(v_f16x16));
+      RRS_UNROLL_FULL
+      for (unsigned r = 0; r < R; ++r) {
+        sum_f32x16[r][p] = _mm512_fmadd_ps(part_f32x16[r][p], v_f32x16, sum_f32x16[r][p]);
+      }
+    }
+  }
+  float* out = a.out + panel * kPanelOutputs;
+  RRS_UNROLL_FULL
+  for (unsigned i = 0; i < R * P; ++i) {
+    _mm512_storeu_ps(out + (i / P * static_cast<unsigned>(a.panels) + i % P) * kPanelOutputs,
+                     sum_f32x16[i / P][i % P]);
+  }
+}
+
+using GemmStream = void (*)(const GemmTileArgs& args, int panel) noexcept;
+template <int kWeightBits, unsigned P>
+inline constexpr GemmStream kStreams[kStreamRows] = {
+    &stream_rows<kWeightBits, 1, P>, &stream_rows<kWeightBits, 2, P>,
+    &stream_rows<kWeightBits, 3, P>, &stream_rows<kWeightBits, 4, P>};
+
+template <int kWeightBits>
+RRS_TARGET_AVX512 inline void stream_tile(const GemmTileArgs& a) noexcept {
+  for (int panel = 0; panel < a.panels;) {
+    const int left = a.panels - panel;
+    const GemmStream stream = left >= 4   ? kStreams<kWeightBits, 4>[a.rows - 1]
+                              : left >= 2 ? kStreams<kWeightBits, 2>[a.rows - 1]
+                                          : kStreams<kWeightBits, 1>[a.rows - 1];
+    stream(a, panel);
+    panel += left >= 4 ? 4 : left >= 2 ? 2 : 1;
   }
 }
 
@@ -179,6 +269,7 @@ RRS_TARGET_AVX512 inline void float_columns(const GemmTileArgs& a, int panel, in
 
 template <int kWeightBits>
 RRS_TARGET_AVX512 inline void float_gemm_tile(const GemmTileArgs& a) noexcept {
+  if (a.rows <= kStreamRows && a.weight_offsets == nullptr) return stream_tile<kWeightBits>(a);
   for (int i = 0; i < a.rows * a.panels; ++i) {
     _mm512_storeu_ps(a.out + i * kPanelOutputs, _mm512_setzero_ps());
   }

@@ -76,9 +76,10 @@ namespace avxvnni {
   ".else\n"                                                                                \
   "vmovdqa (%[w]), %%ymm12\nvmovdqa 2048(%[w]), %%ymm13\n"                                 \
   ".endif\n" RRS_VNNI_ROWS(RRS_VNNI_EVEN)                                                  \
-  ".if %c[stored]\nprefetcht1 8192(%[w])\n.endif\n"                                        \
+  ".if %c[stored]\nprefetcht1 4096(%[w])\nprefetcht0 1024(%[w])\n.endif\n"                 \
   ".if %c[bits] == 8\n"                                                                    \
-  "vmovdqu 64(%[w]), %%ymm12\nvmovdqu 96(%[w]), %%ymm13\nprefetcht1 8256(%[w])\n"          \
+  "vmovdqu 64(%[w]), %%ymm12\nvmovdqu 96(%[w]), %%ymm13\n"                                 \
+  "prefetcht1 4160(%[w])\nprefetcht0 1088(%[w])\n"                                         \
   ".elseif %c[stored]\n"                                                                   \
   "vmovdqu (%[w]), %%ymm12\nvmovdqu 32(%[w]), %%ymm13\n"                                   \
   "vpsrlw $4, %%ymm12, %%ymm12\nvpsrlw $4, %%ymm13, %%ymm13\n"                             \
