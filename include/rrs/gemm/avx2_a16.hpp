@@ -33,7 +33,7 @@ inline constexpr int kFloatTileRows = 48;
 inline constexpr int kFloatPanels = 4;
 inline constexpr int kFloatChunk = 128;
 inline constexpr int kStreamPrefetch = 4096;
-inline constexpr int kStreamRows = 4;
+inline constexpr int kStreamRows = 3;
 
 // One run of inputs inside one group, for one sub-tile and panel.
 struct FloatRun {
@@ -268,16 +268,19 @@ RRS_TARGET_AVX2 void stream_rows(const GemmTileArgs& a, int panel) noexcept {
 }
 
 using GemmStream = void (*)(const GemmTileArgs& args, int panel) noexcept;
-template <int kWeightBits, unsigned P>
-inline constexpr GemmStream kStreams[kStreamRows] = {
-    &stream_rows<kWeightBits, 1, P>, &stream_rows<kWeightBits, 2, P>,
-    &stream_rows<kWeightBits, 3, P>, &stream_rows<kWeightBits, 4, P>};
+template <int kWeightBits>
+inline constexpr GemmStream kStreams[2][kStreamRows] = {
+    {&stream_rows<kWeightBits, 1, 1>, &stream_rows<kWeightBits, 2, 1>,
+     &stream_rows<kWeightBits, 3, 1>},
+    {&stream_rows<kWeightBits, 1, 2>, &stream_rows<kWeightBits, 2, 2>, nullptr}};
 
 template <int kWeightBits>
 RRS_TARGET_AVX2 inline void stream_tile(const GemmTileArgs& a) noexcept {
-  int panel = 0;
-  for (; panel + 2 <= a.panels; panel += 2) kStreams<kWeightBits, 2>[a.rows - 1](a, panel);
-  if (panel < a.panels) kStreams<kWeightBits, 1>[a.rows - 1](a, panel);
+  const int step = a.rows <= 2 ? 2 : 1;
+  for (int panel = 0; panel < a.panels; panel += step) {
+    const int panels = (std::min)(step, a.panels - panel);
+    kStreams<kWeightBits>[panels - 1][a.rows - 1](a, panel);
+  }
 }
 
 template <int kWeightBits>

@@ -226,7 +226,8 @@ RRS_TARGET_AVX512 RRS_FORCE_INLINE void prepare_block(const GemmTileArgs& a, int
 
 // All of K for one or two panels. Traits: kWeightBits; kSubRows and kDirectRows (tiles of at most
 // that many rows read the panels themselves); sub_tile(block, rows, panels, direct);
-// kUnpackedBytes per block and panel (0: never unpacked).
+// kUnpackedBytes per block and panel (0: never unpacked); kOneRowPanels at a time for one row (1
+// where it only streams: one panel after another).
 template <class Traits>
 RRS_TARGET_AVX512 inline void block_columns(const GemmTileArgs& a, int panel, int panels) noexcept {
   alignas(64) std::uint8_t unpacked[2][Traits::kUnpackedBytes > 0 ? Traits::kUnpackedBytes : 64];
@@ -272,7 +273,7 @@ RRS_TARGET_AVX512 inline void block_tile(const GemmTileArgs& a) noexcept {
   for (int i = 0; i < a.rows * a.panels; ++i) {
     _mm512_storeu_ps(a.out + i * kPanelOutputs, _mm512_setzero_ps());
   }
-  const int width = a.rows == 1 ? 1 : 2;  // one row only streams: one panel after another
+  const int width = a.rows == 1 ? Traits::kOneRowPanels : 2;
   for (int panel = 0; panel < a.panels; panel += width) {
     block_columns<Traits>(a, panel, (std::min)(width, a.panels - panel));
   }

@@ -184,6 +184,7 @@ struct VnniTraits {
   static constexpr int kWeightBits = kBits;
   static constexpr int kSubRows = avx512vnni::kSubRows;
   static constexpr int kDirectRows = kBits == 4 ? avx512vnni::kDirectRows : 0;
+  static constexpr int kOneRowPanels = 1;
   static constexpr int kUnpackedBytes = kBits == 4 ? kBlockInputs * kPanelOutputs : 0;
   RRS_MEMBER static GemmSubTile sub_tile(const GemmBlock& b, int rows, int panels,
                                          bool direct) noexcept {
