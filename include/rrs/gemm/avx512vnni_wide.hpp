@@ -39,8 +39,10 @@ RRS_FUNCTIONS_BEGIN
 namespace avx512vnni {
 
 inline constexpr int kWideMaxRows = kBlockRowsBound;
-// Time over that of the leaves of few rows: 4 rows 1.24, 5 and 6 1.0, 7 0.90 (W8 0.83).
-inline constexpr int kWideMinRows = 7;
+// Time over that of the leaves of few rows: 4 rows 1.24, 5 and 6 1.0, 7 0.90. W8, which those
+// leaves do not unpack: 4 rows 1.02 to 1.05, 5 0.91 to 0.95, 6 0.94 to 0.97, 7 0.83.
+template <int kBits>
+inline constexpr int kWideMinRows = kBits == 4 ? 7 : 5;
 inline constexpr int kWidePanels = 4;
 
 // v, c, starts and scales of the block.
@@ -156,7 +158,7 @@ RRS_TARGET_AVX512VNNI inline void finish_row_group(const GemmTileArgs& a) noexce
 template <int kBits, class OtherTraits>
 RRS_TARGET_AVX512VNNI inline void wide_tile(const GemmTileArgs& a) noexcept {
   const bool row_group = a.inner_group == kRowGroup;
-  const bool fits = a.rows >= kWideMinRows && a.weight_offsets == nullptr &&
+  const bool fits = a.rows >= kWideMinRows<kBits> && a.weight_offsets == nullptr &&
                     (row_group || a.inner_group <= (kBits == 8 ? 128 : 256));
   if (!fits) {
     // One row, groups of 32: the AVX2 leaf (time 0.97 from DRAM, 0.92 from L3; at groups of
