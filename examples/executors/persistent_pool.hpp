@@ -100,11 +100,20 @@ class PersistentPool {
     (*static_cast<const Task*>(task))(index);
   }
 
+  // Tells the CPU that this is a loop that waits; where it has no such instruction, nothing.
+  static void pause() noexcept {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+  }
+
   // The caller waits for members that are working, so it never sleeps; but where another process
   // has the CPU of a member, it must not take the rest of its own slice from it.
   static void relax(int spins) noexcept {
     if (spins < kSpins) {
-      __builtin_ia32_pause();
+      pause();
     } else {
       std::this_thread::yield();
     }
@@ -132,7 +141,7 @@ class PersistentPool {
   void wait_for_call_after(std::uint64_t seen) noexcept {
     for (int i = 0; i < kSpins; ++i) {
       if (has_call_after(seen)) return;
-      __builtin_ia32_pause();
+      pause();
     }
     std::unique_lock<std::mutex> lock(mutex_);
     sleepers_.fetch_add(1, std::memory_order_seq_cst);

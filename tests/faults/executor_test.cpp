@@ -112,13 +112,12 @@ TEST(Executors, CallsOfManyThreadsShareAWeight) {
         const bool ok = status.ok() && (!two_steps || rrs::gemm(a, w->view(), Y).ok());
         return ok ? y : std::vector<float>();
       };
-      std::vector<std::vector<float>> got(kThreads * kCalls);
+      std::vector<float> got[kThreads][kCalls];
       std::vector<std::thread> team;
+      team.reserve(kThreads);
       for (int i = 0; i < kThreads; ++i) {
         team.emplace_back([&, i] {
-          for (int j = 0; j < kCalls; ++j) {
-            got[static_cast<std::size_t>(i * kCalls + j)] = call(i, (i + j) % 2 == 1);
-          }
+          for (int j = 0; j < kCalls; ++j) got[i][j] = call(i, (i + j) % 2 == 1);
         });
       }
       for (std::thread& member : team) member.join();
@@ -126,7 +125,7 @@ TEST(Executors, CallsOfManyThreadsShareAWeight) {
         const std::vector<float> alone = call(i, false);
         ASSERT_FALSE(alone.empty());
         for (int j = 0; j < kCalls; ++j, ++compared) {
-          ASSERT_TRUE(rrs_test::bits_equal(got[static_cast<std::size_t>(i * kCalls + j)], alone));
+          ASSERT_TRUE(rrs_test::bits_equal(got[i][j], alone));
         }
       }
     }

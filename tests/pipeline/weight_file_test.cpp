@@ -55,7 +55,8 @@ void expect_same(const WeightView& a, const WeightView& b) {
   EXPECT_EQ(a.panel_bytes, b.panel_bytes);
   EXPECT_EQ(a.channels_fingerprint, b.channels_fingerprint);
   const auto ra = rrs::detail::to_record(a.scheme), rb = rrs::detail::to_record(b.scheme);
-  EXPECT_EQ(std::memcmp(&ra, &rb, sizeof ra), 0);
+  EXPECT_TRUE(rrs_test::bits_equal(reinterpret_cast<const std::byte*>(&ra),
+                                   reinterpret_cast<const std::byte*>(&rb), sizeof ra));
   if (a.n == 0) return;
   const std::int64_t panels = rrs::panel_count(a.n);
   EXPECT_TRUE(
