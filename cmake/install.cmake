@@ -35,5 +35,18 @@ install(FILES ${CMAKE_CURRENT_BINARY_DIR}/rrs-config.cmake
               ${CMAKE_CURRENT_BINARY_DIR}/rrs-config-version.cmake
         DESTINATION ${rrs_package_dir})
 
+# The prefix is named from the folder of rrs.pc, however deep that lies, so that it may be moved; an absolute folder
+# (GNUInstallDirs allows it for each) lies outside of it and is named as it is.
+set(rrs_pc_dir ${CMAKE_INSTALL_DATADIR}/pkgconfig)
+if(IS_ABSOLUTE ${rrs_pc_dir})
+  set(rrs_pc_prefix ${CMAKE_INSTALL_PREFIX})
+else()
+  file(RELATIVE_PATH rrs_pc_prefix /prefix/${rrs_pc_dir} /prefix)
+  string(REGEX REPLACE "/$" "" rrs_pc_prefix "\${pcfiledir}/${rrs_pc_prefix}")
+endif()
+set(rrs_pc_includedir ${CMAKE_INSTALL_INCLUDEDIR})
+if(NOT IS_ABSOLUTE ${rrs_pc_includedir})
+  string(PREPEND rrs_pc_includedir "\${prefix}/")
+endif()
 configure_file(${CMAKE_CURRENT_LIST_DIR}/rrs.pc.in ${CMAKE_CURRENT_BINARY_DIR}/rrs.pc @ONLY)
-install(FILES ${CMAKE_CURRENT_BINARY_DIR}/rrs.pc DESTINATION ${CMAKE_INSTALL_DATADIR}/pkgconfig)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/rrs.pc DESTINATION ${rrs_pc_dir})

@@ -91,6 +91,33 @@ def check_explain(library, weight):
     assert any(level in text.value for level in (b"scalar", b"avx", b"amx")), text.value
 
 
+def check_explain_linear(library, args):
+    """The kernel of each precision that a call may ask for; 0 is the weight's own, 8 bits."""
+    texts = {}
+    for bits in (0, 4, 8, 16):
+        args.activation_bits = bits
+        needed, error = i64(), Error()
+        code = library.rrs_explain_linear(ctypes.byref(args), None, i64(0), ctypes.byref(needed), ctypes.byref(error))
+        assert code == 0, error.message
+        text = ctypes.create_string_buffer(needed.value)
+        code = library.rrs_explain_linear(ctypes.byref(args), text, needed, None, ctypes.byref(error))
+        assert code == 0, error.message
+        texts[bits] = text.value
+    assert texts[0] == texts[8], texts
+    for bits in (4, 8, 16):
+        assert b"w4a%d" % bits in texts[bits], texts
+    args.activation_bits = 0
+
+
+def check_exports(library):
+    """Every function of the header, by its name."""
+    header = pathlib.Path(__file__).resolve().parents[2] / "include/rrs/c/rrs.h"
+    names = re.findall(r"^RRS_C_API [\w ]+?\*?(rrs_\w+)\(", header.read_text(), re.M)
+    assert len(names) == 15, names
+    for name in names:
+        getattr(library, name)
+
+
 def version_of_header():
     """10000 * major + 100 * minor + patch, as core/version.hpp has it."""
     header = pathlib.Path(__file__).resolve().parents[2] / "include/rrs/core/version.hpp"
@@ -134,6 +161,7 @@ def run(library):
     assert 0.01 < relative < 0.15, relative
     check_executor(library, prepare, args, y)
     check_explain(library, weight)
+    check_explain_linear(library, args)
     args.size = 8
     assert library.rrs_linear(ctypes.byref(args), ctypes.byref(error)) == 1
     assert b"args.size" in error.message, error.message
@@ -146,6 +174,7 @@ def main():
     library.rrs_weight_free.argtypes = [ctypes.c_void_p]
     library.rrs_weight_free.restype = None
     assert library.rrs_abi_version() == 1
+    check_exports(library)
     assert library.rrs_version() == version_of_header()
     run(library)
 

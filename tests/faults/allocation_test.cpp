@@ -329,6 +329,13 @@ TEST(Allocation, TheCInterfaceReturnsItsCode) {
     return as_status(rrs_explain(weight, 5, text, sizeof text, &needed, &error));
   });
   EXPECT_GE(explain_faults, 4);
+  rrs_linear_args call{};
+  call.size = sizeof call;
+  call.weight = weight;
+  const int call_faults = every_allocation("rrs_explain_linear", Throws::kNever, [&] {
+    return as_status(rrs_explain_linear(&call, text, sizeof text, nullptr, &error));
+  });
+  EXPECT_GE(call_faults, 4);
   rrs_weight_free(seen);
   rrs_weight_free(weight);
 }

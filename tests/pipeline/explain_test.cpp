@@ -1,7 +1,9 @@
 // explain names the level and kernel that a call would use, and what the rotation does and costs.
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <string>
+#include <vector>
 
 #include "rrs/rrs.hpp"
 #include "support/each_isa.hpp"
@@ -41,6 +43,28 @@ TEST(Explain, SaysHowTheRotationIsBuiltAndWhatItCosts) {
   EXPECT_EQ(rrs::explain(rrs::presets::rrs(), 1, 16, 576).rotation,
             "blocks of 32 (5 additions per element)");
   EXPECT_EQ(rrs::explain(rrs::presets::rtn(), 1, 16, 576).rotation, "none");
+}
+
+// A low-rank branch is the one thing that a weight knows and its scheme does not.
+TEST(Explain, OfAWeightIsThatOfItsSchemeButForALowRankBranch) {
+  constexpr std::int64_t kN = 33, kK = 576;
+  const std::vector<float> values(static_cast<std::size_t>(kN * kK), 0.5f);
+  const auto plain =
+      rrs::prepare_weight(rrs::MatrixView<const float>(values.data(), kN, kK), rrs::presets::rrs());
+  ASSERT_TRUE(plain.ok());
+  const auto branch =
+      rrs::attach_low_rank(*plain, rrs::MatrixView<const float>(values.data(), kN, 2),
+                           rrs::MatrixView<const float>(values.data(), 2, kK));
+  ASSERT_TRUE(branch.ok());
+  rrs_test::each_isa([&](const rrs::KernelTable& table) {
+    const rrs::Explanation expected = rrs::explain(rrs::presets::rrs(), 70, kN, kK);
+    EXPECT_EQ(rrs::explain(70, *plain).to_string(), expected.to_string());
+    const rrs::Explanation e = rrs::explain(70, *branch);
+    EXPECT_FALSE(e.fused) << table.name;
+    EXPECT_EQ(expected.fused, table.isa != rrs::Isa::kScalar) << table.name;
+    EXPECT_STREQ(e.kernel, expected.kernel);
+  });
+  EXPECT_EQ(rrs::explain(-1, *plain).status.code, rrs::StatusCode::kInvalidArgument);
 }
 
 TEST(Explain, RefusesWhatTheCallWouldRefuse) {

@@ -204,10 +204,16 @@ rrs::Status prepare(const rrs_prepare_args& args, rrs_weight** out) {
   });
 }
 
-rrs::Status linear(const rrs_linear_args& args) {
-  if (args.weight == nullptr) return null_argument("weight");
+// The weight as a call sees it, in the precision that it asks for. args.weight is not null.
+rrs::WeightView weight_of(const rrs_linear_args& args) noexcept {
   rrs::WeightView w = args.weight->view;
   if (args.activation_bits != 0) w.scheme.activation.bits = args.activation_bits;
+  return w;
+}
+
+rrs::Status linear(const rrs_linear_args& args) {
+  if (args.weight == nullptr) return null_argument("weight");
+  const rrs::WeightView w = weight_of(args);
   rrs::ActivationOptions activation;
   if (rrs::Status s = channels_from_c(args.channels, &activation.channels); !s) return s;
   if (args.workspace_bytes < 0) {
@@ -224,13 +230,11 @@ rrs::Status linear(const rrs_linear_args& args) {
   });
 }
 
-rrs::Status explain(const rrs_weight* weight, std::int64_t m, char* out, std::int64_t capacity,
+rrs::Status explain(const rrs::WeightView& w, std::int64_t m, char* out, std::int64_t capacity,
                     std::int64_t* needed) {
-  if (weight == nullptr) return null_argument("weight");
   if (capacity < 0) return rrs::invalid_argument("capacity", "must not be negative", capacity, 0);
   if (out == nullptr && capacity > 0) return null_argument("out");
-  const rrs::WeightView& w = weight->view;
-  const rrs::Explanation e = rrs::explain(w.scheme, m, w.n, w.k);
+  const rrs::Explanation e = rrs::explain(m, w);
   if (!e.status) return e.status;
   const std::string text = e.to_string();
   const auto bytes = static_cast<std::int64_t>(text.size()) + 1;
@@ -332,7 +336,19 @@ rrs_code rrs_linear(const rrs_linear_args* args, rrs_error* error) {
 
 rrs_code rrs_explain(const rrs_weight* weight, int64_t m, char* out, int64_t capacity,
                      int64_t* needed, rrs_error* error) {
-  return guarded(error, [&]() -> rrs::Status { return explain(weight, m, out, capacity, needed); });
+  return guarded(error, [&]() -> rrs::Status {
+    if (weight == nullptr) return null_argument("weight");
+    return explain(weight->view, m, out, capacity, needed);
+  });
+}
+
+rrs_code rrs_explain_linear(const rrs_linear_args* args, char* out, int64_t capacity,
+                            int64_t* needed, rrs_error* error) {
+  return guarded(error, [&]() -> rrs::Status {
+    if (rrs::Status s = check_size(args, "args", "args.size"); !s) return s;
+    if (args->weight == nullptr) return null_argument("weight");
+    return explain(weight_of(*args), args->x.rows, out, capacity, needed);
+  });
 }
 
 }  // extern "C"

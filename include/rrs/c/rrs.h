@@ -10,11 +10,16 @@
  * one line that names the argument, the value and the limit. Nothing is written to an output
  * argument then, except by RRS_NON_FINITE (below). No exception crosses this border, and nothing
  * here raises a signal; a mapped file that somebody shortens does (SIGBUS: .github/SECURITY.md).
- * Structs. Each begins with `size`: set it to sizeof, so that a newer library can tell what an
- * older caller knows. Zero the rest (a zero field is its default). Smaller sizes than the first
- * version's are refused. Threading. The library creates no thread: lend yours as an rrs_executor.
+ * Structs. Those that you pass by pointer and the library reads or fills field by field begin with
+ * `size` and may grow: rrs_scheme, rrs_channels, rrs_prepare_args, rrs_linear_args. Set it to
+ * sizeof, so that a newer library can tell what an older caller knows, and zero the rest (a zero
+ * field is its default). Smaller sizes than the first version's are refused. rrs_matrix and
+ * rrs_error have no size and never change: a longer matrix would move the fields behind it in the
+ * structs that hold it by value, and an error is written whole into memory of the caller's length.
+ * Threading. The library creates no thread: lend yours as an rrs_executor.
  * Weights may be used by any number of threads at once; a workspace serves one call at a time.
- * Versions. rrs_abi_version() changes when a signature or a field changes its meaning. */
+ * Versions. rrs_abi_version() changes when a signature or a field changes its meaning; new
+ * functions and fields at the end of structs with a size leave it. */
 #ifndef RRS_C_RRS_H
 #define RRS_C_RRS_H
 
@@ -61,6 +66,7 @@ typedef enum rrs_window {
 typedef enum rrs_range { RRS_RANGE_SYMMETRIC = 0, RRS_RANGE_FULL = 1 } rrs_range;
 typedef enum rrs_weight_scale { RRS_SCALE_ABSMAX = 0, RRS_SCALE_SEARCH = 1 } rrs_weight_scale;
 
+/* Fixed for good. */
 typedef struct rrs_error {
   int32_t code;                      /* an rrs_code */
   char message[RRS_C_MESSAGE_BYTES]; /* ends with a zero byte; cut where it is longer */
@@ -95,7 +101,8 @@ typedef struct rrs_scheme {
 typedef void (*rrs_task)(void* context, int64_t index);
 typedef void (*rrs_executor)(void* user, int64_t n_tasks, rrs_task task, void* context);
 
-/* A matrix of `type`, element (i, j) at data + (i * row_stride + j); row_stride >= cols. */
+/* A matrix of `type`, element (i, j) at data + (i * row_stride + j); row_stride >= cols. Fixed for
+ * good. */
 typedef struct rrs_matrix {
   void* data; /* X and W are only read */
   int64_t rows;
@@ -169,12 +176,17 @@ typedef struct rrs_linear_args {
 /* One linear layer: smooth, rotate, quantize, multiply. Allocates nothing. */
 RRS_C_API rrs_code rrs_linear(const rrs_linear_args* args, rrs_error* error);
 
-/* Which kernel would run for M x N x K, and why, as text. Writes at most `capacity` bytes with the
- * zero at the end and returns in *needed (if not null) how many the whole text takes; a capacity
- * too small is RRS_INVALID_ARGUMENT. `out` may be null when capacity is 0: that asks for the size.
- */
+/* Which kernel would run for M x N x K under the weight's own scheme, and why, as text. Writes at
+ * most `capacity` bytes with the zero at the end and returns in *needed (if not null) how many the
+ * whole text takes; a capacity too small is RRS_INVALID_ARGUMENT. `out` may be null when capacity
+ * is 0: that asks for the size. */
 RRS_C_API rrs_code rrs_explain(const rrs_weight* weight, int64_t m, char* out, int64_t capacity,
                                int64_t* needed, rrs_error* error);
+/* The same of the call rrs_linear(args), its activation_bits included. Of the arguments only size,
+ * weight, x.rows and activation_bits are looked at: a call can be explained before it has memory.
+ */
+RRS_C_API rrs_code rrs_explain_linear(const rrs_linear_args* args, char* out, int64_t capacity,
+                                      int64_t* needed, rrs_error* error);
 
 #ifdef __cplusplus
 }

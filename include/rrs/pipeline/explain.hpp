@@ -1,6 +1,9 @@
 // explain: which kernel a layer would run, with which tile, and why.
 //
-// from: a scheme and shapes, RRS_ISA and the CPU as they are now.  to: people and logs. Allocates.
+// from: a scheme and shapes, or a packed weight; ForceIsa, RRS_ISA and the CPU as they are now.
+// to: people and logs.
+// Errors: those of the call, in Explanation::status. Threading: from any threads at once. Cost: the
+// plan of the rotation, and texts; these are allocated, so std::bad_alloc may come out.
 #pragma once
 
 #include <cstdint>
@@ -89,6 +92,14 @@ inline Explanation explain(const Scheme& scheme, std::int64_t m, std::int64_t n,
   e.fused = detail::can_fuse(*table, scheme, k);
   e.rotation = detail::explain_rotation(scheme.rotation, k);
   e.reason = detail::explain_level(*table) + "; " + detail::explain_bits(scheme);
+  return e;
+}
+
+// What linear(X [M,K], w) would do. A low-rank branch needs the rotated rows in memory, which the
+// scheme alone cannot tell.
+inline Explanation explain(std::int64_t m, const WeightView& w) {
+  Explanation e = explain(w.scheme, m, w.n, w.k);
+  if (w.low_rank.rank > 0) e.fused = false;
   return e;
 }
 
