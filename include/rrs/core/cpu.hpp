@@ -5,7 +5,8 @@
 //
 // Tile registers (AMX) need one thing more. Linux gives them to a process that asks:
 // arch_prctl(ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA). The library asks once, when the amx level is
-// first considered, which is the only process-wide thing it ever does. All threads of the process
+// first considered: all that it ever changes of the process beside its own memory (where only
+// ForceIsa of dispatch.hpp, for tests, changes what later calls do). All threads of the process
 // have the permission then, older ones and later ones, and so have children of fork, not of exec.
 // It costs nothing until a thread uses tiles; the frames of its signals then grow by 8 KB, so Linux
 // refuses while a thread has an alternate signal stack too small for them. Refused: the level is

@@ -22,7 +22,8 @@
 RRS_TYPES_BEGIN
 
 namespace internal {
-// -1: no scope forces a level. Shared by all translation units.
+// -1: no scope forces a level. Shared by all translation units; the library's only mutable global,
+// and only ForceIsa writes it. What is asked of the machine (CPUID, tiles, RRS_ISA) is asked once.
 inline std::atomic<int> forced_isa{-1};
 }  // namespace internal
 

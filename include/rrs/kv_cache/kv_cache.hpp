@@ -24,8 +24,18 @@
 //
 // Memory: pages of 64 tokens, allocated by append only; growing never moves or copies the past.
 // fork() shares pages; whoever appends to a shared last page first copies that page.
-// Threads: const calls on one cache from any threads at once, one KvQuery each. Caches related by
-// fork are independent. Cost: bench/bench_kv_cache.cpp.
+// Pointers are aligned to a float. What a call writes must overlap nothing else that it is given,
+// nor the memory of a KvQuery (not checked); what it only reads may overlap.
+// Errors: kInvalidArgument naming the argument, kInvalidScheme (create), kUnsupportedIsa,
+// kOutOfMemory (create, append, fork, a first prepare_query), kNonFinite. But for kNonFinite they
+// leave the cache and all output arguments as they were.
+// Threads: const calls on one cache from any threads at once, one KvQuery each: prepared by one
+// call at a time, then read by any. Caches related by fork are independent. No call uses an
+// executor: split heads and ranges of tokens over threads of yours.
+// Cost, with D = head_size: a head of append, prepare_query or finish_output takes D times the
+// additions of its Hadamard (log2 D for a power of two) and a few operations per value; scores and
+// accumulate D multiply-adds per token; fork a pointer per page and the tables of create; truncate
+// frees page by page. Measured: bench/bench_kv_cache.cpp.
 #pragma once
 
 #include <cstdint>
@@ -89,12 +99,13 @@ class KvCache {
                            std::int64_t last, float* out) const noexcept {
     return detail::scores_kv(state_, query, kv_head, first, last, out);
   }
-  // out_head[d] += sum over t of p[t - first] v[t,d], in V's stored (rotated) basis.
+  // out_head[d] += sum over t of p[t - first] v[t,d], d < head_size, in V's stored (rotated) basis.
   RRS_MEMBER Status accumulate(const float* p, std::int64_t kv_head, std::int64_t first,
                                std::int64_t last, float* out_head) const noexcept {
     return detail::accumulate_kv(state_, p, kv_head, first, last, out_head);
   }
-  // Undoes V's rotation, in place; once per head, after the last accumulate.
+  // Undoes V's rotation of out_head [head_size], in place; once per head, after the last
+  // accumulate.
   RRS_MEMBER Status finish_output(float* out_head) const noexcept {
     return detail::finish_kv_output(state_, out_head);
   }
@@ -111,7 +122,7 @@ class KvCache {
     if (Status e = detail::fork_kv(state_, &copy.state_); !e) return e;
     return Result<KvCache>(std::move(copy));
   }
-  // Forgets the tokens from `tokens` on.
+  // Forgets the tokens from `tokens` on; their pages are freed but for those that a fork has, too.
   RRS_MEMBER Status truncate(std::int64_t tokens) noexcept {
     return detail::truncate_kv(state_, tokens);
   }

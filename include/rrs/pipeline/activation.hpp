@@ -326,12 +326,18 @@ Status prepare_activation(internal::ActivationJob& job, const Workspace& ws,
 
 // Prepares X [M,K] for gemm under `scheme`. T: float, f16 or bf16 (const or not).
 //
-// workspace: at least workspace_bytes(M, K, scheme[, N[, columns]]) bytes; `out` points into it.
+// X: row-major, aligned to an element; only read. It must not overlap the workspace (refused), nor
+//   may anything that `options` points to (not checked); that is read during the call only.
+// workspace: at least workspace_bytes(M, K, scheme[, N[, columns]]) bytes, any alignment (64-byte
+//   aligned wastes none); `out` points into it, packed as pack/layout.hpp says.
 // options:   channels (must be those of the weight), sequence_starts, isa, low_rank.
 // Returns kNonFinite with the first row that holds NaN or Inf (or overflows in the rotation): all
 //   other rows are as if that row were absent, and `out` is good to use; its output row will be
-//   NaN. Any other error leaves `out` untouched (the workspace's contents are unspecified).
-// Threading: calls `executor` once or twice; results do not depend on it.
+//   NaN. Any other error leaves `out` untouched (the workspace's contents are unspecified):
+//   kInvalidArgument or kInvalidScheme naming what is wrong, kSimulatedOnly, kUnsupportedIsa,
+//   kWorkspaceTooSmall.
+// Threading: calls `executor` at most twice (with exact_reference once, and once per sequence);
+//   results do not depend on it. Calls with workspaces of their own may run at once.
 // Cost: about log2(block) + 8 operations per element; see bench_layer for the share of a layer.
 template <class T, class Executor = SerialExecutor>
 Status smooth_rotate_quantize(const MatrixView<T>& X, const Scheme& scheme, Workspace& workspace,

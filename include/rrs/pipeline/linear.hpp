@@ -271,9 +271,14 @@ inline Status validate_linear(const ErasedView& x, const WeightView& w, const Er
 // The weight must share the activation's K, rotation, weight bits and group, and LayerChannels; the
 // activation's bits, group and window are free (one 4-bit weight serves A4, A8 and A16). A low-rank
 // branch must have been registered in ActivationOptions::low_rank.
-// Y must not overlap the weight or the workspace. Non-finite rows of X give quiet NaN rows; an f16
-// result beyond 65504 is Inf. Errors leave Y untouched.
-// Threading: one executor call (per sequence with exact_reference, plus one to repack the weight).
+// Y: row-major, aligned to an element; what lies between its rows is not written. It must not
+// overlap the weight, the workspace or the bias (refused). Panels are 64-byte aligned (checked).
+// Non-finite rows of X give quiet NaN rows; an f16 result beyond 65504 is Inf. Errors leave Y
+// untouched: kInvalidArgument or kInvalidScheme naming what is wrong or does not match,
+// kSimulatedOnly, kWorkspaceTooSmall (exact_reference only).
+// Threading: at most one executor call (per sequence with exact_reference, plus one to repack the
+// weight). One activation and one weight may be in several calls at once, each with its Y; not with
+// exact_reference, which repacks into the workspace.
 // Uses the level that prepared the activation. Cost: M N K multiply-adds.
 template <class T, class Executor = SerialExecutor>
 Status gemm(const PreparedActivation& activation, const WeightView& w, const MatrixView<T>& Y,
@@ -298,8 +303,12 @@ Status gemm(const PreparedActivation& activation, const WeightView& w, const Mat
 // Both steps: Y = linear(X) under the weight's scheme.
 //
 // workspace: workspace_bytes(M, w). The weight's low-rank branch is registered unless
-// activation_options registers others. Returns kNonFinite (with Y computed, NaN in that
-// row) or the first error, with Y untouched. Y must not overlap X.
+// activation_options registers others. Layout, alignment, errors and cost are those of the two
+// steps: kNonFinite (with Y computed, NaN in that row) or the first error, with Y untouched.
+// Y must overlap nothing else, nor the workspace X or the weight (refused) or the bias (not
+// checked); what is only read may overlap.
+// Threading: the executor calls of both, one after the other. Calls with a Y and a workspace of
+// their own may run at once and share X, weight and bias.
 template <class TX, class TY, class Executor = SerialExecutor>
 Status linear(const MatrixView<TX>& X, const WeightView& w, const MatrixView<TY>& Y,
               Workspace& workspace, const Executor& executor = Executor{},

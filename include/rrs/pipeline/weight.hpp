@@ -6,11 +6,11 @@
 //
 // from: the model's weights.  to: gemm, linear, weight_file.hpp. Weights quantized elsewhere come
 // through weight_from_codes.hpp, included here; GPTQ takes w~ from transform_weight and brings its
-// codes back with weight_from_quantized. Shapes: W [N,K], any row stride and alignment, N >= 0, K
-// >= 1. Numeric contract: the same bytes on every ISA, with any executor. w~: one rounded product
-// with the divisor, then the rotation's bound (rotate/rotate_row.hpp). Codes: quantize/rtn.hpp.
-// Memory: the result, plus 28 K bytes per task, up to 64 tasks. Cost: clip search dominates, about
-// 0.1 us per weight and core (1.5 s for 4096 x 4096); without it about 10 ns.
+// codes back with weight_from_quantized. Shapes: W [N,K], any row stride, aligned to an element,
+// N >= 0, K >= 1. Numeric contract: the same bytes on every ISA, with any executor. w~: one rounded
+// product with the divisor, then the rotation's bound (rotate/rotate_row.hpp). Codes:
+// quantize/rtn.hpp. Memory: the result, plus 28 K bytes per task, up to 64 tasks. Cost: clip search
+// dominates, about 0.1 us per weight and core (1.5 s for 4096 x 4096); without it about 10 ns.
 // Papers: RRS, QuaRot (rotation into the weight), SmoothQuant (divisor).
 #pragma once
 
@@ -256,8 +256,10 @@ Status transform_erased_weight(const ErasedView& w, const Scheme& scheme,
 
 }  // namespace detail
 
-// Quantizes and packs W for `scheme`. Errors: kInvalidArgument naming the argument (a non-finite W
+// Quantizes and packs W for `scheme`, into memory of the result's own; W and what `options` points
+// to are only read, during the call. Errors: kInvalidArgument naming the argument (a non-finite W
 // with its row), kInvalidScheme, kSimulatedOnly, kUnsupportedIsa, kOutOfMemory.
+// Threading: one executor call; calls are independent, and the result serves any threads at once.
 template <class Executor = SerialExecutor>
 Result<PreparedWeight> prepare_weight(const MatrixView<const float>& W, const Scheme& scheme,
                                       const WeightOptions& options = WeightOptions{},
@@ -280,7 +282,9 @@ Result<PreparedWeight> prepare_weight(const MatrixView<const bf16>& W, const Sch
 }
 
 // Y [N,K] = w~: W in the basis in which it is quantized (divided, permuted, rotated), as
-// prepare_weight sees it. For GPTQ and ASER. On a non-finite row Y is unspecified there.
+// prepare_weight sees it. For GPTQ and ASER. Y: any row stride, aligned to an element; it must not
+// overlap W (refused). Errors and threading as there, but Y is written unless an argument was
+// wrong; kInvalidArgument for a non-finite row names it, and Y is unspecified there.
 template <class T, class Executor = SerialExecutor>
 Status transform_weight(const MatrixView<T>& W, const Scheme& scheme, const MatrixView<float>& Y,
                         const WeightOptions& options = WeightOptions{},

@@ -258,8 +258,9 @@ inline WeightFileHeader make_header(const WeightView& w, const WeightLayout& l) 
 
 }  // namespace detail
 
-// Writes serialized_bytes(w) bytes to `out` (any alignment, not overlapping w). The same weight
-// always gives the same bytes. An error leaves `out` untouched.
+// Writes serialized_bytes(w) bytes to `out` (any alignment; not overlapping w, which is not
+// checked). The same weight always gives the same bytes. An error (kInvalidArgument; of w's scheme
+// kInvalidScheme, kSimulatedOnly) leaves `out` untouched. Reads w only: from any threads at once.
 inline Status serialize_weight(const WeightView& w, void* out, std::size_t size) noexcept {
   const Result<WeightLayout> layout = detail::checked_view_layout(w);
   if (!layout) return layout.status();
@@ -346,7 +347,8 @@ inline Status check_sizes(const WeightFileHeader& h, const WeightLayout& l,
 
 }  // namespace detail
 
-// The view of `size` serialized bytes at `data` (64-byte aligned), without copying.
+// The view of `size` serialized bytes at `data`, without copying; reads them only, so any threads
+// may. kInvalidArgument: `data` null or not 64-byte aligned. kCorruptData: names the field.
 inline Result<WeightView> view_weight(const void* data, std::size_t size,
                                       Checksum checksum = Checksum::kVerify) noexcept {
   if (data == nullptr) return invalid_argument("data", "must not be null", 0, 1);

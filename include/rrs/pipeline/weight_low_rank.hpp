@@ -135,9 +135,11 @@ inline Status store_factors(const MatrixView<const float>& la, const MatrixView<
 }  // namespace detail
 
 // `w` and the branch in memory of their own, its elements in `bits`: 16, or 8, which halves what it
-// stores and reads. Errors: kInvalidArgument naming L_A, L_B, rank (its limit min(N, K)) or
-// low_rank.bits (a value that is not finite as f16, or at 8 bits as f32, with its row; a rank whose
-// s overflows f32), kOutOfMemory. A branch that `w` already has is replaced.
+// stores and reads. L_A and L_B: row-major, aligned to an element; like `w` only read. Works on the
+// calling thread. Errors: those of a `w` that serialize_weight would refuse; kInvalidArgument
+// naming L_A, L_B, rank (its limit min(N, K)) or low_rank.bits (a value that is not finite as f16,
+// or at 8 bits as f32, with its row; a rank whose s overflows f32), kOutOfMemory. A branch that `w`
+// already has is replaced.
 inline Result<PreparedWeight> attach_low_rank(const WeightView& w,
                                               const MatrixView<const float>& L_A,
                                               const MatrixView<const float>& L_B,
