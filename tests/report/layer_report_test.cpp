@@ -7,7 +7,6 @@
 #include <fstream>
 #include <limits>
 #include <set>
-#include <sstream>
 #include <string>
 #include <vector>
 
@@ -37,6 +36,7 @@ using layer_report::Record;
 using layer_report::Report;
 using layer_report::UserError;
 using rrs_examples::Dtype;
+using rrs_llm_test::read_all;
 using rrs_llm_test::TempFolder;
 using rrs_test::run_program;
 
@@ -75,13 +75,6 @@ const Record& record(const std::string& layer, const std::string& method) {
     }
   }
   throw std::runtime_error("no record " + layer + " " + method);
-}
-
-std::string read_all(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  std::stringstream content;
-  content << file.rdbuf();
-  return content.str();
 }
 
 void write_all(const std::string& path, const std::string& content) {

@@ -32,8 +32,8 @@ inline constexpr int kFloatRows = 6;
 inline constexpr int kFloatTileRows = 48;
 inline constexpr int kFloatPanels = 4;
 inline constexpr int kFloatChunk = 128;
-inline constexpr int kStreamPrefetch = 4096;
-inline constexpr int kStreamRows = 3;
+inline constexpr int kFloatStreamAhead = 4096;
+inline constexpr int kFloatStreamRows = 3;
 
 // One run of inputs inside one group, for one sub-tile and panel.
 struct FloatRun {
@@ -134,7 +134,7 @@ RRS_TARGET_AVX2 inline void dequantize(const std::uint8_t* in, std::int64_t inpu
   const float zero = offsets != nullptr ? 0.0f : kWeightBits == 4 ? 8.0f : 128.0f;
   const __m256 zero_f32x8 = _mm256_set1_ps(8388608.0f + zero);
   for (std::int64_t k = 0; k < inputs; k += kInputs, in += 64) {
-    _mm_prefetch(reinterpret_cast<const char*>(in) + kStreamPrefetch, _MM_HINT_T0);
+    _mm_prefetch(reinterpret_cast<const char*>(in) + kFloatStreamAhead, _MM_HINT_T0);
     for (int half = 0; half < 2; ++half) {
       const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + 32 * half));
       for (int j = 0; j < kInputs; ++j) {
@@ -243,7 +243,7 @@ RRS_TARGET_AVX2 void stream_rows(const GemmTileArgs& a, int panel) noexcept {
       RRS_UNROLL_FULL
       for (unsigned p = 0; p < P; ++p) {
         const std::uint8_t* at = weights + p * a.panel_bytes;
-        _mm_prefetch(reinterpret_cast<const char*>(at) + kStreamPrefetch, _MM_HINT_T0);
+        _mm_prefetch(reinterpret_cast<const char*>(at) + kFloatStreamAhead, _MM_HINT_T0);
         add_block<kWeightBits>(at, x, part_f32x8[2 * p]);
         add_block<kWeightBits>(at + 32, x, part_f32x8[2 * p + 1]);
       }
@@ -269,7 +269,7 @@ RRS_TARGET_AVX2 void stream_rows(const GemmTileArgs& a, int panel) noexcept {
 
 using GemmStream = void (*)(const GemmTileArgs& args, int panel) noexcept;
 template <int kWeightBits>
-inline constexpr GemmStream kStreams[2][kStreamRows] = {
+inline constexpr GemmStream kStreams[2][kFloatStreamRows] = {
     {&stream_rows<kWeightBits, 1, 1>, &stream_rows<kWeightBits, 2, 1>,
      &stream_rows<kWeightBits, 3, 1>},
     {&stream_rows<kWeightBits, 1, 2>, &stream_rows<kWeightBits, 2, 2>, nullptr}};
@@ -285,7 +285,7 @@ RRS_TARGET_AVX2 inline void stream_tile(const GemmTileArgs& a) noexcept {
 
 template <int kWeightBits>
 RRS_TARGET_AVX2 void float_tile(const GemmTileArgs& a) noexcept {
-  if (a.rows <= kStreamRows && a.weight_offsets == nullptr) return stream_tile<kWeightBits>(a);
+  if (a.rows <= kFloatStreamRows && a.weight_offsets == nullptr) return stream_tile<kWeightBits>(a);
   alignas(64) float out[kFloatPanels * kFloatTileRows * 16];
   alignas(64) float part[kFloatPanels * kFloatTileRows * 16];
   const std::int64_t group = a.inner_group == kRowGroup ? a.k_padded : a.inner_group;

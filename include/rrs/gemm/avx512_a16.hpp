@@ -23,8 +23,8 @@ inline constexpr int kFloatInputs = 32;  // inputs of a chunk; groups of 16 take
 inline constexpr int kFloatMaxRows = 48;
 inline constexpr int kFloatMaxPanels = 4;
 inline constexpr int kFloatSubRows = 12;
-inline constexpr int kStreamRows = 4;
-inline constexpr int kStreamAhead = 8192;  // bytes
+inline constexpr int kFloatStreamRows = 4;
+inline constexpr int kFloatStreamAhead = 8192;  // bytes
 
 // One chunk of K for 1, 2 or 4 panels.
 struct GemmFloatBlock {
@@ -169,7 +169,7 @@ RRS_TARGET_AVX512 inline void stream_rows(const GemmTileArgs& a, int panel) noex
       for (unsigned p = 0; p < P; ++p) {
         const std::uint8_t* at = weights + p * a.panel_bytes;
         w_u8x64[p] = _mm512_loadu_si512(at);
-        _mm_prefetch(reinterpret_cast<const char*>(at) + kStreamAhead, _MM_HINT_T1);
+        _mm_prefetch(reinterpret_cast<const char*>(at) + kFloatStreamAhead, _MM_HINT_T1);
       }
       RRS_UNROLL_FULL
       for (unsigned j = 0; j < kPerLine; ++j) {
@@ -205,7 +205,7 @@ RRS_TARGET_AVX512 inline void stream_rows(const GemmTileArgs& a, int panel) noex
 
 using GemmStream = void (*)(const GemmTileArgs& args, int panel) noexcept;
 template <int kWeightBits, unsigned P>
-inline constexpr GemmStream kStreams[kStreamRows] = {
+inline constexpr GemmStream kStreams[kFloatStreamRows] = {
     &stream_rows<kWeightBits, 1, P>, &stream_rows<kWeightBits, 2, P>,
     &stream_rows<kWeightBits, 3, P>, &stream_rows<kWeightBits, 4, P>};
 
@@ -269,7 +269,7 @@ RRS_TARGET_AVX512 inline void float_columns(const GemmTileArgs& a, int panel, in
 
 template <int kWeightBits>
 RRS_TARGET_AVX512 inline void float_gemm_tile(const GemmTileArgs& a) noexcept {
-  if (a.rows <= kStreamRows && a.weight_offsets == nullptr) return stream_tile<kWeightBits>(a);
+  if (a.rows <= kFloatStreamRows && a.weight_offsets == nullptr) return stream_tile<kWeightBits>(a);
   for (int i = 0; i < a.rows * a.panels; ++i) {
     _mm512_storeu_ps(a.out + i * kPanelOutputs, _mm512_setzero_ps());
   }
