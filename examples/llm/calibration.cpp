@@ -90,8 +90,8 @@ std::vector<std::size_t> window_starts(std::size_t tokens, std::size_t count, st
   return starts;
 }
 
-void refuse_one_token(const std::vector<TokenId>& tokens, const std::vector<std::size_t>& starts,
-                      std::size_t length) {
+void refuse_one_token(const char* what, const std::vector<TokenId>& tokens,
+                      const std::vector<std::size_t>& starts, std::size_t length) {
   std::size_t compared = 0;
   for (const std::size_t start : starts) {
     for (std::size_t i = start == 0 ? 1 : start; i < start + length; ++i, ++compared) {
@@ -99,8 +99,8 @@ void refuse_one_token(const std::vector<TokenId>& tokens, const std::vector<std:
     }
   }
   if (compared < 2) return;
-  throw std::runtime_error("calibration: the text is one token, " + std::to_string(tokens[1]) +
-                           ", over and over");
+  throw std::runtime_error(std::string(what) + ": the text is one token, " +
+                           std::to_string(tokens[1]) + ", over and over");
 }
 
 std::vector<std::size_t> calibration_starts(const std::vector<TokenId>& tokens,
@@ -114,7 +114,7 @@ std::vector<std::size_t> calibration_starts(const std::vector<TokenId>& tokens,
                              std::to_string(options.context));
   }
   std::vector<std::size_t> starts = window_starts(n, options.windows, options.context);
-  if (options.context > 1) refuse_one_token(tokens, starts, options.context);
+  if (options.context > 1) refuse_one_token("calibration", tokens, starts, options.context);
   return starts;
 }
 

@@ -112,10 +112,10 @@ struct Calibration {
 // window where they would coincide. length <= tokens.
 std::vector<std::size_t> window_starts(std::size_t tokens, std::size_t count, std::size_t length);
 
-// Throws for windows that hold one token, over and over. The first of `tokens` is not looked at:
-// some tokenizers add a BOS there.
-void refuse_one_token(const std::vector<TokenId>& tokens, const std::vector<std::size_t>& starts,
-                      std::size_t length);
+// Throws for windows that hold one token, over and over; `what` begins the message. The first of
+// `tokens` is not looked at: some tokenizers add a BOS there.
+void refuse_one_token(const char* what, const std::vector<TokenId>& tokens,
+                      const std::vector<std::size_t>& starts, std::size_t length);
 
 // window_starts of a calibration. Throws for a text that is empty, shorter than a window, or one
 // token throughout.

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "calibration.hpp"
 #include "quantized_file.hpp"
 #include "rrs/quantize/quantize.hpp"
 #include "rrs/rotate/rotate.hpp"
@@ -77,6 +78,7 @@ class Examination {
     r_.architecture = architecture_name(c.architecture);
     r_.windows = window_count(tokens_.size(), o_.context, o_.windows);
     r_.context = o_.context;
+    refuse_repetition();
     for (PlanModule& m : plan_modules(c)) {
       ModuleReport report;
       report.module = std::move(m);
@@ -99,6 +101,14 @@ class Examination {
   }
 
  private:
+  // One token over and over has no spike score (every token is the median) and no error that says
+  // anything of text; the page would call any model free of spikes.
+  void refuse_repetition() const {
+    std::vector<std::size_t> starts;
+    for (std::size_t w = 0; w < r_.windows; ++w) starts.push_back(w * o_.context);
+    refuse_one_token("text", tokens_, starts, o_.context);
+  }
+
   std::vector<TokenId> window(std::size_t w) const {
     const auto first = tokens_.begin() + static_cast<std::ptrdiff_t>(w * o_.context);
     return {first, first + static_cast<std::ptrdiff_t>(o_.context)};

@@ -64,6 +64,19 @@ const Suffix* take_suffix(std::string* name) {
   return nullptr;
 }
 
+// "-gptq-gptaq" would be the last of them under both names; a suffix twice is a slip, too.
+void check_suffixes(const std::string& asked, const std::vector<const Suffix*>& suffixes) {
+  const auto solves = [](const Suffix* s) { return s <= &kSuffixes[1]; };
+  for (std::size_t i = 0; i < suffixes.size(); ++i) {
+    for (std::size_t j = 0; j < i; ++j) {
+      if (suffixes[i] != suffixes[j] && !(solves(suffixes[i]) && solves(suffixes[j]))) continue;
+      throw std::runtime_error("method " + rrs_examples::quoted_name(asked) + ": " +
+                               suffixes[j]->written + " and " + suffixes[i]->written +
+                               " do not go together");
+    }
+  }
+}
+
 // Published ASER: weights per output channel, activations per token, not rotated.
 void make_aser(int activation_bits, Method* m) {
   m->preset = "rtn";
@@ -171,6 +184,7 @@ Method parse_method(const std::string& text, const std::vector<Setting>& common)
   std::vector<const Suffix*> suffixes;
   // gptq_w4a16 and the like are names of their own, so suffixes come off the end only.
   while (const Suffix* s = take_suffix(&m.text)) suffixes.insert(suffixes.begin(), s);
+  check_suffixes(asked, suffixes);
   if (m.text == "fp") {
     m.settings.clear();
     if (at != std::string::npos) throw std::runtime_error("method fp: takes no settings");

@@ -197,7 +197,7 @@ std::vector<std::vector<TokenId>> spread_windows(const std::vector<TokenId>& tok
   const std::size_t step = count == 1 ? 0 : (tokens.size() - length) / (count - 1);
   std::vector<std::size_t> starts;
   for (std::size_t i = 0; i < count; ++i) starts.push_back(i * step);
-  refuse_one_token(tokens, starts, length);
+  refuse_one_token("calibration", tokens, starts, length);
   std::vector<std::vector<TokenId>> windows;
   for (const std::size_t start : starts) {
     const auto first = tokens.begin() + static_cast<std::ptrdiff_t>(start);

@@ -57,6 +57,12 @@ TEST(BadCalibration, TextsAreNamedByEveryCommand) {
   // Another one where no search window is, or at the end of those held out.
   const std::string nearly = b.c.folder.write("nearly.txt", std::string(5000, 'z') + "\n");
   expect_in(plan_error(nearly), {"one token", "over and over"});
+  const auto doctor_error = [&](const std::string& text) {
+    return b.error_of({"doctor", "--context", "24", "--text", text, "--out", b.out});
+  };
+  expect_in(doctor_error(empty), {"text", "do not fill one window"});
+  expect_in(doctor_error(brief), {"text", "do not fill one window"});
+  expect_in(doctor_error(same), {"text", "one token", "over and over"});
   EXPECT_EQ(cases, 21);
 }
 

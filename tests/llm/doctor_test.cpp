@@ -378,7 +378,7 @@ TEST(Doctor, CommandWritesPageAndRecipeWholeOrNotAtAll) {
   TempFolder folder;
   const TinyModel model = tiny_model(Architecture::kQwen2, false);
   const std::string path = write_tiny_gguf(model, folder);
-  const std::string text = folder.write("t.txt", std::string(300, 'a') + "hello <b> the ab");
+  const std::string text = folder.write("t.txt", "hello <b> the ab" + std::string(300, 'a'));
   const std::string out = folder.file("r.html"), recipe = folder.file("r.json");
   const auto run = [](std::vector<const char*> arguments) {
     arguments.insert(arguments.begin(), "rrs-llm");

@@ -112,6 +112,9 @@ TEST(Method, SuffixesReachTheirFields) {
     EXPECT_FALSE(accepts([&] { parse_method(text, {}); })) << text;
   }
   expect_in(refusal([] { make_method("rrs+zigzag", {}); }), {"'rrs+zigzag'", "-gptq", "+qfep"});
+  expect_in(refusal([] { make_method("rrs-gptaq-zigzag-gptq", {}); }),
+            {"'rrs-gptaq-zigzag-gptq'", "-gptaq and -gptq do not go together"});
+  expect_in(refusal([] { make_method("fp+qfep+qfep", {}); }), {"+qfep and +qfep"});
 }
 
 TEST(Method, HelpAndErrorsNameEveryMethod) {
