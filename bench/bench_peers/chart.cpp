@@ -160,9 +160,9 @@ void Chart::write(const std::string& path) const {
 }
 
 std::string colour(int n) {
-  static const char* const kColours[kColourCount] = {"#1b6ca8", "#d1495b", "#2e933c", "#b36a00",
-                                                     "#7a4fa3", "#008a8a", "#8c564b", "#555555",
-                                                     "#c2185b", "#9a9a00"};
+  static const char* const kColours[kColourCount] = {
+      "#1b6ca8", "#d1495b", "#2e933c", "#b36a00", "#7a4fa3", "#008a8a", "#8c564b", "#555555",
+      "#c2185b", "#9a9a00", "#00b3d4", "#ff7f50", "#7fb800", "#1a237e", "#e08ae0", "#a0522d"};
   return kColours[n % kColourCount];
 }
 

@@ -45,7 +45,7 @@ class Chart {
 };
 
 // The n-th of a few colours that can be told apart; they repeat.
-inline constexpr int kColourCount = 10;
+inline constexpr int kColourCount = 16;
 std::string colour(int n);
 
 }  // namespace rrs_bench

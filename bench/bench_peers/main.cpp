@@ -9,6 +9,7 @@
 #include "bench_peers/results.hpp"
 #include "bench_peers/specs.hpp"
 #include "bench_peers/worker.hpp"
+#include "support/checked.hpp"
 #include "support/json_file.hpp"
 
 namespace rrs_bench {
@@ -24,6 +25,7 @@ std::vector<CaseResult> run_table(const PeerOptions& o, JsonRecords* records) {
   for (const std::int64_t m : o.m) {
     const Case c{m, o.k, o.n, 0, o.methods, ""};
     results.push_back({c, measure_case(sessions, c, o.rounds)});
+    if (results.back().measured.empty()) stop("no peer of this build has any of --methods");
     report_case(c, results.back().measured, records);
   }
   return results;
@@ -41,7 +43,7 @@ int coordinate(const PeerOptions& o, int argc, char** argv) {
     for (const CaseResult& r : results) {
       if (r.problem.m == 512) append(&targets, layer_targets(r.measured));
     }
-    if (!o.svg.empty()) write_roofline(o.svg, results, &records);
+    if (!o.svg.empty()) write_roofline(o, results, &records);
   }
   if (o.sweep) append(&targets, run_sweep(o, &records));
   if (o.decode) append(&targets, run_decode(o, &records));

@@ -1,5 +1,6 @@
 #include "bench_peers/options.hpp"
 
+#include "bench_peers/specs.hpp"
 #include "support/flags.hpp"
 
 namespace rrs_bench {
@@ -50,6 +51,16 @@ PeerOptions parse_peer_options(int argc, char** argv) {
   flags.finish();
   if (o.threads < 1 || o.rounds.rounds < 1 || o.k < 1 || o.n < 1) {
     flags.fail("--threads, --rounds, --k and --n must be at least 1");
+  }
+  for (const std::int64_t m : o.m) {
+    if (m < 1) flags.fail("--m must be at least 1");
+  }
+  if (!o.svg.empty() && (!o.table || o.threads > 1)) {
+    flags.fail("--svg draws the table of one thread: it needs --table and no --threads");
+  }
+  if (!o.sweep_svg.empty() && !o.sweep) flags.fail("--sweep-svg needs --sweep");
+  for (const std::string& peer : o.peers) {
+    if (peer_specs({peer}).empty()) flags.fail("no peer '" + peer + "' in this build");
   }
   return o;
 }

@@ -25,12 +25,12 @@ std::vector<Target> run_transforms(const PeerOptions& o, JsonRecords* records);
 // Every kernel of this build against the same one of --other, e.g. built by another compiler.
 void run_builds(const PeerOptions& o, JsonRecords* records);
 
-// The roofline of the measured cases.
+// The roofline of the measured cases: every layer, and the products of peers that have no layers.
 struct CaseResult {
   Case problem;
   std::vector<Measured> measured;
 };
-void write_roofline(const std::string& path, const std::vector<CaseResult>& results,
+void write_roofline(const PeerOptions& o, const std::vector<CaseResult>& results,
                     JsonRecords* records);
 
 }  // namespace rrs_bench

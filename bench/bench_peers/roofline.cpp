@@ -15,23 +15,21 @@
 namespace rrs_bench {
 namespace {
 
-constexpr std::int64_t kMegabyte = std::int64_t{1} << 20;
-
 struct Slope {
   std::string name;
   double bytes_per_second;
 };
 
 // Read bandwidth from memory, and from the cache level that holds a weight.
-std::vector<Slope> measure_slopes() {
+std::vector<Slope> measure_slopes(const PeerOptions& o) {
   const Sessions sessions = start_sessions({{"memory", "stream", {}}}, 1);
   std::vector<Slope> slopes;
-  for (const std::int64_t megabytes : {1024, 24}) {
-    const Case c{1, 4096, 4096, megabytes * kMegabyte, "read", ""};
+  for (const std::int64_t bytes : {o.dram_bytes, o.cache_bytes}) {
+    const Case c{1, 4096, 4096, bytes, "read", ""};
     const std::vector<Measured> all = measure_case(sessions, c, RoundOptions{});
     if (all.empty()) continue;
-    slopes.push_back(
-        {"read " + std::to_string(megabytes) + " MB", all[0].info.weight_bytes / all[0].seconds()});
+    slopes.push_back({"read " + std::to_string(bytes >> 20) + " MB",
+                      all[0].info.weight_bytes / all[0].seconds()});
   }
   return slopes;
 }
@@ -86,20 +84,14 @@ std::string colour_key(const Measured& m) {
   return (ggml ? "ggml " : m.info.label + " ") + m.info.method;
 }
 
-bool is_drawn(const Measured& m) {
-  if (m.info.part == "prepare") return false;
-  if (m.info.label != "rrs") return m.info.method != "Q8_0" && m.info.method != "product";
-  const std::string& name = m.info.method;
-  return m.info.part == "layer" &&  // every precision, and the default's groups
-         (name == "rrs" || name == "rrs_g128" || name == "rrs_w4a8_g128" || name == "rrs_w4a16" ||
-          name == "smoothquant_w8a8");
-}
+// A layer of ours is drawn whole, not its two steps as well.
+bool is_drawn(const Measured& m) { return m.info.label != "rrs" || m.info.part == "layer"; }
 
 }  // namespace
 
-void write_roofline(const std::string& path, const std::vector<CaseResult>& results,
+void write_roofline(const PeerOptions& o, const std::vector<CaseResult>& results,
                     JsonRecords* records) {
-  const std::vector<Slope> slopes = measure_slopes();
+  const std::vector<Slope> slopes = measure_slopes(o);
   const std::vector<InstructionPeak> peaks = measure_instruction_peaks(7);
   std::printf("\n");
   Table table({"limit", "level", "measured"});
@@ -131,13 +123,20 @@ void write_roofline(const std::string& path, const std::vector<CaseResult>& resu
       if (added) chart.legend(key, Mark::kSquare, colour(found->second));
       levels.insert(m.info.level);
       const double gmacs = 1e-9 * r.problem.macs() / m.seconds();
+      records->add({{"kind", "roofline"},
+                    {"what", key},
+                    {"level", m.info.level},
+                    {"kernel", m.info.kernel},
+                    {"m", r.problem.m},
+                    {"mac_per_byte", intensity(r.problem, m)},
+                    {"gmacs", gmacs}});
       chart.point({intensity(r.problem, m), gmacs}, mark_of(m.info.level), colour(found->second),
                   key + " " + m.info.level + ", M " + std::to_string(r.problem.m) + ": " +
                       number(gmacs, 1));
     }
   }
   for (const std::string& level : levels) chart.legend(level, mark_of(level), "#777");
-  chart.write(path);
+  chart.write(o.svg);
 }
 
 }  // namespace rrs_bench

@@ -1,6 +1,7 @@
 // Tile leaves: every level gives the scalar bits; integer sums are exact at the extremes.
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 
 #include "support/compare.hpp"
 #include "support/each_isa.hpp"
@@ -65,6 +66,41 @@ TEST(GemmTile, EveryTileShapeGivesScalarBits) {
     }
     ASSERT_EQ(cases, expected);
   });
+}
+
+// The leaves of few rows, whose thresholds differ by level, precision and group: every row count
+// around each of them, at every group that has code of its own, more than one chunk of any leaf
+// (256 blocks: 2048 inputs of W4, 1024 of W8) and a short last group. One panel and two in turns.
+// Where RRS_TEST_QUICK is set (an emulated CPU is some hundred times slower), the first and the
+// last group.
+TEST(GemmTile, FewRowsOfEveryGroupGiveScalarBits) {
+  constexpr int kOwn[] = {32, 64, 128, 256, rrs::kRowGroup};
+  // 12: avx2_few_rows.hpp; 24: pack/amx.hpp; the others are below.
+  constexpr int kRows[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 23, 24, 25};
+  const int step = std::getenv("RRS_TEST_QUICK") != nullptr ? 4 : 1;
+  int cases = 0, expected = 0;
+  for (const Precision p : kPrecisions) {
+    for (int i = 0; i < 5; i += step) {
+      expected += 16;
+      for (const int rows : kRows) {
+        const std::int64_t k = p.weight_bits == 4 ? 2048 + 136 : 1024 + 136;
+        const GemmCase c{
+            rows, rows % 2 == 0 ? 16 : 32, k, p.activation_bits, p.weight_bits, kOwn[i], kOwn[i],
+            false};
+        const GemmData d = make_gemm_data(c, Fill::kRandom, static_cast<std::uint64_t>(cases));
+        const std::vector<float> scalar = run_tile(d, table_of(rrs::Isa::kScalar));
+        each_isa([&](const rrs::KernelTable& table) {
+          if (table.isa == rrs::Isa::kScalar) return;
+          ASSERT_GE(kernel_of(table.gemm, c).max_rows, rows);
+          ASSERT_TRUE(bits_equal(run_tile(d, table), scalar))
+              << describe(c, kernel_of(table.gemm, c).name);
+        });
+        ++cases;
+        if (::testing::Test::HasFatalFailure()) return;
+      }
+    }
+  }
+  ASSERT_EQ(cases, expected);
 }
 
 // Groups of both sides x offsets x precisions, on a K with a short last group.
