@@ -133,6 +133,32 @@ TEST(GemmTile, EveryGroupPairGivesScalarBits) {
   });
 }
 
+// One scale per channel: the leaves cut K into parts and blocks of their own and carry int32 sums
+// from one to the next. K: less than a part, over every block, parts with a short last one; tall
+// tiles take the last alone (the scalar leaf is slow).
+TEST(GemmTile, RowGroupsGiveScalarBitsAtEveryRowCount) {
+  each_isa([](const rrs::KernelTable& table) {
+    for (const Precision p : kPrecisions) {
+      int cases = 0;
+      constexpr int kAllKs = 16;  // up to that many rows
+      GemmCase c;
+      c.activation_bits = p.activation_bits, c.weight_bits = p.weight_bits;
+      c.activation_group = c.weight_group = rrs::kRowGroup;
+      const rrs::GemmKernel& kernel = kernel_of(table.gemm, c);
+      for (c.m = 1; c.m <= kernel.max_rows; ++c.m) {
+        for (const int k : {24, 2088, 1132}) {
+          if (c.m > kAllKs && k != 1132) continue;
+          c.k = k, c.n = 16 * (1 + c.m % kernel.max_panels), c.offsets = c.m % 4 == 0;
+          check_tile(c, table, Fill::kRandom, static_cast<std::uint64_t>(c.m));
+          ++cases;
+          if (::testing::Test::HasFatalFailure()) return;
+        }
+      }
+      ASSERT_EQ(cases, kernel.max_rows + 2 * (std::min)(kAllKs, kernel.max_rows));
+    }
+  });
+}
+
 // Largest magnitudes of codes and weights, at every group size: the integer sums must equal int64
 // ones. v = s = 1 makes acc the isum itself, exact below 2^24 (and rounded once above).
 TEST(GemmTile, ExtremesAreExact) {

@@ -141,6 +141,10 @@ namespace avx2 {
   "vpaddd 64*" r "+32(%[scratch]), " b ", " b "\n"
 #define RRS_WIDE_KEEP(r, a, b) \
   "vmovdqa " a ", 64*" r "(%[scratch])\nvmovdqa " b ", 64*" r "+32(%[scratch])\n"
+#define RRS_WIDE_CARRY(r, a, b)                                                  \
+  "vpaddd 64*" r "(%[out]), " a ", " a "\nvpaddd 64*" r "+32(%[out]), " b ", " b \
+  "\n"                                                                           \
+  "vmovdqa " a ", 64*" r "(%[out])\nvmovdqa " b ", 64*" r "+32(%[out])\n"
 #define RRS_WIDE_END(r, a, b)                               \
   ".if %c[flow] != 1\n"                                     \
   "vpbroadcastd 4*" r                                       \
@@ -164,7 +168,8 @@ namespace avx2 {
   "\n"                                                      \
   "vmovaps " a ", 64*" r "(%[out])\nvmovaps " b ", 64*" r "+32(%[out])\n"
 
-template <int R, int kWeightBits, int kFlow, int kStored>
+// kCarry: groups are parts of a row; their int32 sums are added to `out`, nothing else is read.
+template <int R, int kWeightBits, int kFlow, int kStored, int kCarry>
 RRS_TARGET_AVX2 RRS_FORCE_INLINE void wide_groups(  // NOLINT(readability-function-size): the tile
     const WideArgs& args) noexcept {
   const std::uint8_t* weights = args.weights;
@@ -204,6 +209,8 @@ RRS_TARGET_AVX2 RRS_FORCE_INLINE void wide_groups(  // NOLINT(readability-functi
       "vmovdqa (%[constants]), %%ymm12\n"
       RRS_WIDE_ROWS(RRS_WIDE_INT32)
       ".endif\n"
+      ".if %c[carry]\n" RRS_WIDE_ROWS(RRS_WIDE_CARRY)
+      ".else\n"
       ".if %c[stored]\n"
       "vcvtph2ps (%[v]), %%ymm12\n"
       "vcvtph2ps 16(%[v]), %%ymm13\n"
@@ -222,6 +229,7 @@ RRS_TARGET_AVX2 RRS_FORCE_INLINE void wide_groups(  // NOLINT(readability-functi
       "add %[stride], %[start]\n"
       "add %[stride], %[s]\n"
       "add $%c[vstep], %[v]\n"
+      ".endif\n"
       "sub $1, %[groups]\n"
       "jnz 3b\n"
       : [w] "+r"(weights), [a] "+r"(codes), [n] "+r"(n), [start] "+r"(start), [s] "+r"(s),
@@ -229,7 +237,7 @@ RRS_TARGET_AVX2 RRS_FORCE_INLINE void wide_groups(  // NOLINT(readability-functi
       : [stride] "r"(args.stride), [blocks] "r"(args.blocks), [out] "r"(args.out),
         [scratch] "r"(args.scratch), [constants] "r"(&kWideConstants), [rows] "i"(R),
         [bits] "i"(kWeightBits), [flow] "i"(kFlow), [stored] "i"(kStored),
-        [repeat] "i"(kFlow == kLoopBlocks ? 1 : 3),
+        [carry] "i"(kCarry), [repeat] "i"(kFlow == kLoopBlocks ? 1 : 3),
         [mask] "i"(kWeightBits == 4 ? 64 : 96), [vstep] "i"(kStored ? 32 : 128)
       : "memory", "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8",
         "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
@@ -253,6 +261,7 @@ RRS_TARGET_AVX2 RRS_FORCE_INLINE void wide_groups(  // NOLINT(readability-functi
 #undef RRS_WIDE_START
 #undef RRS_WIDE_TOTAL
 #undef RRS_WIDE_KEEP
+#undef RRS_WIDE_CARRY
 #undef RRS_WIDE_END
 
 }  // namespace avx2

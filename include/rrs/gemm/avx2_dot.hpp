@@ -1,5 +1,5 @@
 // AVX2 inner product of one group: R rows x 8 outputs, unpacked weights, as one block of assembly.
-// For what avx2_chunk.hpp does not take: parts of groups, row groups, offsets, a short last group.
+// For what avx2_chunk.hpp does not take: parts of groups, offsets, a short last group.
 //
 //   instruction            Golden Cove ports   Zen 3 pipes   use
 //   vpmaddubsw, vpmaddwd   0 1                 0 3           products and pairs: 1 per 32 / 16 MACs

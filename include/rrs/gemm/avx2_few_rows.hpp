@@ -48,12 +48,13 @@ RRS_TARGET_AVX2 inline void stream_chunk(const GemmTileArgs& a, std::int64_t fir
   alignas(64) std::int8_t wide_codes[kWeightBits == 8 ? kStreamBlocks * 2 * kFewRows * 4 : 1];
   alignas(64) std::int32_t start[kStreamBlocks / 2 * kFewRows];
   alignas(64) float s[kStreamBlocks / 2 * kFewRows];
+  const bool row_group = a.inner_group == kRowGroup;
   const std::int64_t per_group = group_blocks<kWeightBits>(a);
   const std::int64_t first_group = first / per_group;
   const std::int64_t whole = blocks / per_group;
   const std::int64_t rest = blocks - whole * per_group;
   const std::int64_t groups = whole + (rest != 0);
-  chunk_start<kWeightBits>(a, first_group, groups, start);
+  if (!row_group) chunk_start<kWeightBits>(a, first_group, groups, start);
   const float* scales = chunk_scales(a, first_group, groups, s);
   const auto* codes = static_cast<const std::int8_t*>(a.activations) + first * kCodes * a.rows;
   if (kWeightBits == 8) {
@@ -63,6 +64,11 @@ RRS_TARGET_AVX2 inline void stream_chunk(const GemmTileArgs& a, std::int64_t fir
   for (out += panel * a.rows * 16; panel < last_panel; ++panel, out += a.rows * 16) {
     const std::uint8_t* weights = a.weights + panel * a.panel_bytes + first * 64;
     const f16* v = a.weight_scales + panel * a.panel_scales + first_group * kPanelOutputs;
+    if (row_group) {
+      const WideChunk c{0, 0, kPart, start, scales, v, {}, {}};
+      carry_rows<kWeightBits, 1>(a, c, blocks, weights, codes, out);
+      continue;
+    }
     if (whole != 0) {
       const WideChunk c{per_group, whole, kPart, start, scales, v, {}, {}};
       wide_rows<kWeightBits, 1>(a, c, weights, codes, out);
@@ -91,7 +97,8 @@ RRS_TARGET_AVX2 inline bool few_rows_tile(const GemmTileArgs& a) noexcept {
   }
   const std::int64_t all = a.k_padded / (kWeightBits == 4 ? 8 : 4);
   const std::int64_t rest = all % group_blocks<kWeightBits>(a);
-  if (kWeightBits == 4 && rest > kPartBlocks && rest % 4 != 0)
+  const bool row_group = a.inner_group == kRowGroup;
+  if (kWeightBits == 4 && !row_group && rest > kPartBlocks && rest % 4 != 0)
     return false;  // parts of four blocks
   alignas(64) float out[kFewPanels * kFewRows * 16];
   for (std::int64_t i = 0; i < std::int64_t{a.panels} * a.rows * 16; i += 8) {
@@ -105,6 +112,7 @@ RRS_TARGET_AVX2 inline bool few_rows_tile(const GemmTileArgs& a) noexcept {
                                              panel, panel + step, out);
     }
   }
+  if (row_group) finish_row_groups<kWeightBits>(a, out);
   write_tile(a, out);
   return true;
 }

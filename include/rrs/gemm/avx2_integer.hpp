@@ -4,9 +4,9 @@
 // Steps, per chunk of 32 blocks (256 inputs of W4, 128 of W8) and panel:
 //   1. unpack the chunk into 4 KB of L1 (W4: two nibbles to two bytes, 3 uops per 32 bytes; W8:
 //      bytes to int16, since 8 x 8 bits saturate vpmaddubsw), once for all rows of the tile;
-//   2. whole groups: sub-tiles of up to 6 rows x 16 outputs, all groups of the chunk in one call
-//      (avx2_chunk.hpp). The rest (offsets, row groups, groups that cross chunks, a short last
-//      group): sub-tiles of up to 12 rows x 8 outputs, group by group (avx2_dot.hpp).
+//   2. whole groups, and parts of row groups: sub-tiles of up to 6 rows x 16 outputs, all groups of
+//      the chunk in one call (avx2_chunk.hpp). The rest (offsets, groups that cross chunks, a short
+//      last group): sub-tiles of up to 12 rows x 8 outputs, group by group (avx2_dot.hpp).
 // W8 codes are widened likewise, once per chunk: even inputs of a 4-byte unit, then odd ones,
 // because that needs shifts only; the weights are split the same way. The bias (u - 8, u - 128) is
 // in the start value of the int32 sums, which may wrap on the way. L1, 60 rows: codes 15 KB +
@@ -19,6 +19,9 @@
 // store. Huge pages for weights, codes and Y: 2 %. Not built: one level of Strassen inside a group
 // (exact in int16 for A4): 7 products of 8, but sums of codes per tile and of products per group
 // take most of the 11 % again at 4 panels per tile, and only groups of 128 gain.
+// Row groups keep int32 sums where others keep floats, and take what groups of 128 take. As groups
+// of 12 rows x 8 outputs, cut into parts, they took 1.9 (W8 and W4) times as long at M = 1, 1.3 to
+// 1.4 at 8 and 1.11 at 512.
 #pragma once
 
 #include <algorithm>
@@ -41,7 +44,7 @@ namespace avx2 {
 
 // The pipeline allows 64; 96 was at most 1 % faster. A multiple of kDotRows: totals lie by
 // sub-tile.
-inline constexpr int kTileRows = 60;
+inline constexpr int kTileRows = kMaxWideRows;
 static_assert(kTileRows % kDotRows == 0, "room for the totals of every sub-tile");
 inline constexpr int kTilePanels = 4;
 inline constexpr int kPartBlocksA4 = 32;
@@ -225,6 +228,7 @@ RRS_TARGET_AVX2 inline void chunk_tile(ChunkArgs c, const WideChunk& wide) noexc
   const std::int32_t* start = c.start;
   float* const out = c.out;
   std::int32_t* const totals = c.totals;
+  if (wide.carry) return carry_rows<kWeightBits, 0>(a, wide, c.blocks, c.weights, codes, out);
   if (wide.groups != 0) {
     wide_rows<kWeightBits, 0>(a, wide, c.weights, codes, out);
     const std::int64_t done = wide.groups * wide.blocks;
@@ -262,6 +266,7 @@ RRS_TARGET_AVX2 inline void chunk_panels(ChunkArgs c, float* out, std::int32_t* 
   const bool more_chunks = (c.first_block + c.blocks) * (kWeightBits == 4 ? 8 : 4) < a.k_padded;
   chunk_start<kWeightBits>(a, c.first_group, groups, start);
   WideChunk wide;
+  wide.carry = a.inner_group == kRowGroup;
   wide.blocks = per_group;
   wide.groups =
       wide_groups_fit<kWeightBits>(a, c.part_blocks, kChunkBlocks) ? c.blocks / per_group : 0;
@@ -290,7 +295,7 @@ RRS_TARGET_AVX2 inline void chunk_panels(ChunkArgs c, float* out, std::int32_t* 
     const bool more = c.panel + 1 < a.panels;
     const std::uint8_t* next = a.weights + (more ? c.panel + 1 : 0) * a.panel_bytes +
                                (c.first_block + (more ? 0 : kChunkBlocks)) * 64;
-    if (wide.groups == 0) prefetch_chunk(next, c.blocks);
+    if (wide.groups == 0 && !wide.carry) prefetch_chunk(next, c.blocks);
     wide.weights.from = next;
     wide.codes.from = next_codes + c.panel * wide.codes.lines * 64;
     c.out = out + c.panel * a.rows * 16;
@@ -317,6 +322,7 @@ RRS_TARGET_AVX2 void integer_tile(const GemmTileArgs& a) noexcept {
     c.first_group = c.first_block / per_group;
     chunk_panels<kWeightBits>(c, out, totals);
   }
+  if (a.inner_group == kRowGroup) finish_row_groups<kWeightBits>(a, out);
   write_tile(a, out);
 }
 

@@ -22,6 +22,8 @@ RRS_FUNCTIONS_BEGIN
 
 namespace avx2 {
 
+inline constexpr int kMaxWideRows = 60;  // of a tile
+
 // Cache lines that are fetched while the sub-tiles of a chunk run, evenly spread over them.
 struct WideFetch {
   const void* from = nullptr;
@@ -29,7 +31,8 @@ struct WideFetch {
   std::int64_t done = 0;
 };
 
-// Whole groups of one chunk, for all rows of the tile.
+// Whole groups of one chunk, for all rows of the tile; or parts of a row group (`carry`), whose
+// int32 sums are added to `out` and finished after the last chunk (finish_row_groups).
 struct WideChunk {
   std::int64_t blocks;  // of a group
   std::int64_t groups;  // 0: none, all goes the general way
@@ -39,6 +42,7 @@ struct WideChunk {
   const void* v;              // see WideArgs
   WideFetch weights;          // that are unpacked next
   WideFetch codes;            // a share of the next chunk's
+  bool carry = false;         // then start, s and v are not read
 };
 using WideFunction = void (*)(const WideArgs& args) noexcept;
 
@@ -112,10 +116,11 @@ RRS_TARGET_AVX2 inline void chunk_start(const GemmTileArgs& a, std::int64_t firs
   }
 }
 
-// Sums within 2^22, no offsets, and chunks of whole groups.
+// Row groups; or sums within 2^22, no offsets, and chunks of whole groups.
 template <int kWeightBits>
 RRS_FORCE_INLINE bool wide_groups_fit(const GemmTileArgs& a, int part_blocks,
                                       int chunk_blocks) noexcept {
+  if (a.inner_group == kRowGroup) return true;
   const std::int64_t per_group = group_blocks<kWeightBits>(a);
   return !wide_sums<kWeightBits>(a) && a.weight_offsets == nullptr &&
          chunk_blocks % per_group == 0 && (per_group <= part_blocks || per_group % 4 == 0);
@@ -149,20 +154,32 @@ RRS_TARGET_AVX2 inline void unpack_scales(const GemmTileArgs& a, int panel,
   }
 }
 
-template <int R, int kWeightBits, int kFlow, int kStored>
+template <int R, int kWeightBits, int kFlow, int kStored, int kCarry>
 RRS_TARGET_AVX2 void wide_function(const WideArgs& args) noexcept {
-  wide_groups<R, kWeightBits, kFlow, kStored>(args);
+  wide_groups<R, kWeightBits, kFlow, kStored, kCarry>(args);
 }
 struct WideFunctions {
   WideFunction rows[kWideRows + 1];
 };
-template <int kWeightBits, int kFlow, int kStored, int... kRows>
+template <int kWeightBits, int kFlow, int kStored, int kCarry, int... kRows>
 constexpr WideFunctions wide_functions(std::integer_sequence<int, kRows...>) {
-  return WideFunctions{{nullptr, &wide_function<kRows + 1, kWeightBits, kFlow, kStored>...}};
+  return WideFunctions{
+      {nullptr, &wide_function<kRows + 1, kWeightBits, kFlow, kStored, kCarry>...}};
 }
-template <int kWeightBits, int kFlow, int kStored>
-inline constexpr WideFunctions kWideFunctions =
-    wide_functions<kWeightBits, kFlow, kStored>(std::make_integer_sequence<int, kWideRows>{});
+template <int kWeightBits, int kFlow, int kStored, int kCarry = 0>
+inline constexpr WideFunctions kWideFunctions = wide_functions<kWeightBits, kFlow, kStored, kCarry>(
+    std::make_integer_sequence<int, kWideRows>{});
+
+template <int kWeightBits, int kStored>
+RRS_FORCE_INLINE const WideFunctions& wide_functions_of(const WideChunk& c) noexcept {
+  if (c.carry) {  // parts are short enough for their sums
+    return kWeightBits == 4 && c.blocks == 4 ? kWideFunctions<4, kFourBlocks, kStored, 1>
+                                             : kWideFunctions<kWeightBits, kLoopBlocks, kStored, 1>;
+  }
+  return c.blocks > c.part_blocks ? kWideFunctions<kWeightBits, kPartsOfFour, kStored>
+         : c.blocks == 4          ? kWideFunctions<kWeightBits, kFourBlocks, kStored>
+                                  : kWideFunctions<kWeightBits, kLoopBlocks, kStored>;
+}
 
 // What is due when sub-tile t of `tiles` starts.
 RRS_TARGET_AVX2 RRS_FORCE_INLINE void fetch_share(WideFetch& f, std::int64_t t,
@@ -178,10 +195,7 @@ RRS_TARGET_AVX2 inline void wide_rows(const GemmTileArgs& a, const WideChunk& c,
                                       const std::uint8_t* weights, const std::int8_t* codes,
                                       float* out) noexcept {
   alignas(32) float scratch[kWideRows * 16];
-  const WideFunctions& functions =
-      c.blocks > c.part_blocks ? kWideFunctions<kWeightBits, kPartsOfFour, kStored>
-      : c.blocks == 4          ? kWideFunctions<kWeightBits, kFourBlocks, kStored>
-                               : kWideFunctions<kWeightBits, kLoopBlocks, kStored>;
+  const WideFunctions& functions = wide_functions_of<kWeightBits, kStored>(c);
   WideArgs w;
   w.weights = weights;
   w.stride = std::int64_t{a.rows} * 4;
@@ -202,6 +216,51 @@ RRS_TARGET_AVX2 inline void wide_rows(const GemmTileArgs& a, const WideChunk& c,
     w.s = c.s + row;
     w.out = out + row * 16;
     functions.rows[sub.rows_in(t)](w);
+  }
+}
+
+// `blocks` blocks of a row group, in parts of part_blocks and a shorter one.
+template <int kWeightBits, int kStored>
+RRS_TARGET_AVX2 inline void carry_rows(const GemmTileArgs& a, WideChunk c, std::int64_t blocks,
+                                       const std::uint8_t* weights, const std::int8_t* codes,
+                                       float* out) noexcept {
+  c.carry = true;
+  c.blocks = c.part_blocks;
+  c.groups = blocks / c.blocks;
+  if (c.groups != 0) wide_rows<kWeightBits, kStored>(a, c, weights, codes, out);
+  const std::int64_t done = c.groups * c.blocks;
+  c.blocks = blocks - done;
+  c.groups = 1;
+  if (c.blocks == 0) return;
+  wide_rows<kWeightBits, kStored>(a, c, weights + done * 64, codes + done * 8 * a.rows, out);
+}
+
+// Row groups: int32 sums in `out` [panels][rows][16], which began at 0, to floats in the written
+// order: acc = fma(float(isum) * v, s, 0), then fma(float(code_sum) * offset, s, acc). Sums may
+// pass 2^22, so by conversion. The start value comes last; what wrapped on the way wraps back.
+template <int kWeightBits>
+RRS_TARGET_AVX2 inline void finish_row_groups(const GemmTileArgs& a, float* out) noexcept {
+  std::int32_t start[kMaxWideRows];
+  chunk_start<kWeightBits>(a, 0, 1, start);
+  for (int half = 0; half < 2 * a.panels; ++half) {  // of a panel
+    const std::int64_t scale = half / 2 * a.panel_scales + half % 2 * 8;
+    const auto* f16x8 = reinterpret_cast<const __m128i*>(a.weight_scales + scale);
+    const __m256 v_f32x8 = _mm256_cvtph_ps(_mm_loadu_si128(f16x8));
+    float* at = out + half / 2 * a.rows * 16 + half % 2 * 8;
+    for (int r = 0; r < a.rows; ++r, at += 16) {
+      const __m256i sum_i32x8 = _mm256_load_si256(reinterpret_cast<const __m256i*>(at));
+      const __m256i isum_i32x8 = _mm256_add_epi32(sum_i32x8, _mm256_set1_epi32(start[r]));
+      const __m256 tmp_f32x8 = _mm256_mul_ps(_mm256_cvtepi32_ps(isum_i32x8), v_f32x8);
+      const __m256 s_f32x8 = _mm256_set1_ps(a.activation_scales[r]);
+      __m256 acc_f32x8 = _mm256_fmadd_ps(tmp_f32x8, s_f32x8, _mm256_setzero_ps());
+      if (a.weight_offsets != nullptr) {
+        const __m256 sum_f32x8 = _mm256_set1_ps(static_cast<float>(a.code_sums[r]));
+        acc_f32x8 =
+            _mm256_fmadd_ps(_mm256_mul_ps(sum_f32x8, _mm256_loadu_ps(a.weight_offsets + scale)),
+                            s_f32x8, acc_f32x8);
+      }
+      _mm256_store_ps(at, acc_f32x8);
+    }
   }
 }
 

@@ -1,10 +1,11 @@
 // GEMM leaves of level avx512 (F, BW, DQ, VL; no VNNI): the table. Instructions and registers:
 // avx512_int.hpp (integer tiles), avx512_a16.hpp (float tiles), avx512_store.hpp (epilogue).
 //
-// Tiles of up to 6 rows run on the AVX2 leaf, which unpacks in registers and reads a panel as one
-// stream. Measured on Emerald Rapids, group 32, weights in DRAM, against unpacking to L1 first: 1.7
-// times as fast at 1 row, 1.7 at 4, 1.3 at 6, equal at 8; group 128: 1.25, 1.6, 1.4, 0.9. W8,
-// whose panels need no unpacking: 1.1 at 1 row, 1.0 at 2 and 4.
+// Tiles of up to 6 rows of W4 run on the AVX2 leaf, which unpacks in registers and reads a panel as
+// one stream. Measured on Emerald Rapids, group 32, weights in DRAM, against unpacking to L1
+// first: 1.7 times as fast at 1 row, 1.7 at 4, 1.3 at 6, equal at 8; group 128: 1.25, 1.6, 1.4,
+// 0.9. W8, whose panels need no unpacking, does not: the AVX2 leaf takes 1.07 and 1.12 times as
+// long at 1 and 2 rows (groups of 128; row groups 1.10 and 1.17; Granite Rapids).
 #pragma once
 
 #include "rrs/core/config.hpp"
@@ -23,14 +24,13 @@ RRS_FUNCTIONS_BEGIN
 
 namespace avx512 {
 
-template <int kBits>
-inline constexpr int kStreamRows = kBits == 4 ? 6 : 2;
+inline constexpr int kStreamRows = 6;
 
 // kPartBlocks: of the AVX2 leaf, avx2_integer.hpp.
 template <class Traits, int kPartBlocks>
 RRS_TARGET_AVX512 inline void int_tile(const GemmTileArgs& a) noexcept {
   constexpr int kBits = Traits::kWeightBits;
-  if (a.rows <= kStreamRows<kBits> && avx2::few_rows_tile<kBits, kPartBlocks>(a)) return;
+  if (kBits == 4 && a.rows <= kStreamRows && avx2::few_rows_tile<4, kPartBlocks>(a)) return;
   block_tile<Traits>(a);
 }
 

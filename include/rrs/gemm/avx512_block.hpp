@@ -226,8 +226,9 @@ RRS_TARGET_AVX512 RRS_FORCE_INLINE void prepare_block(const GemmTileArgs& a, int
 
 // All of K for one or two panels. Traits: kWeightBits; kSubRows and kDirectRows (tiles of at most
 // that many rows read the panels themselves); sub_tile(block, rows, panels, direct);
-// kUnpackedBytes per block and panel (0: never unpacked); kOneRowPanels at a time for one row (1
-// where it only streams: one panel after another).
+// kUnpackedBytes per block and panel (0: never unpacked); kPrefetchRows (tiles of at most that many
+// rows get no share of the next block here: their leaf prefetches further); kOneRowPanels at a time
+// for one row (1 where it only streams: one panel after another).
 template <class Traits>
 RRS_TARGET_AVX512 inline void block_columns(const GemmTileArgs& a, int panel, int panels) noexcept {
   alignas(64) std::uint8_t unpacked[2][Traits::kUnpackedBytes > 0 ? Traits::kUnpackedBytes : 64];
@@ -257,7 +258,7 @@ RRS_TARGET_AVX512 inline void block_columns(const GemmTileArgs& a, int panel, in
       const int rows = next_sub_rows(a.rows - row, Traits::kSubRows);
       Traits::sub_tile(b, rows, panels, direct)(b, row);
       row += rows;
-      for (int p = 0; p < panels && a.rows > 4; ++p) {  // fewer rows: the leaf prefetches further
+      for (int p = 0; p < panels && a.rows > Traits::kPrefetchRows; ++p) {
         prefetch_share(next + p * a.panel_bytes, block_bytes, share, shares);
       }
       ++share;

@@ -39,7 +39,7 @@ RRS_FUNCTIONS_BEGIN
 namespace avx512vnni {
 
 inline constexpr int kWideMaxRows = kBlockRowsBound;
-// Time over that of the leaves of few rows: 4 rows 1.24, 5 and 6 1.0, 7 0.90. W8, which those
+// Time over that of the leaves of few rows: 4 rows 1.24, 5 and 6 1.2, 7 0.90. W8, which those
 // leaves do not unpack: 4 rows 1.02 to 1.05, 5 0.91 to 0.95, 6 0.94 to 0.97, 7 0.83.
 template <int kBits>
 inline constexpr int kWideMinRows = kBits == 4 ? 7 : 5;
