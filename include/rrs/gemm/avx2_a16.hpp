@@ -5,7 +5,7 @@
 // Registers: 6 rows x 2 vectors = 12 sums, 2 weights, 1 broadcast. Weights become floats once per
 // tile and chunk of 128 inputs (8 KB of L1): 4 uops per 8 weights, shared by all rows of the tile.
 // Code to float: u | bits of 2^23 is the float 2^23 + u; minus (2^23 + zero) is exact. With the
-// code s bits higher, 2^(23 - s) does the same without a shift. Up to 4 rows use weights in the
+// code s bits higher, 2^(23 - s) does the same without a shift. Up to 3 rows use weights in the
 // registers in which they became floats (stream_rows), 2 panels at a time, so that 4 chains of
 // fused multiply-adds and more are in flight. One row of W4: 70 uops on three ports per 64 bytes,
 // 23 cycles. Offsets (zero points) take the way through L1.

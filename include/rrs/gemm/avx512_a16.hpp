@@ -7,11 +7,12 @@
 // once per group (written order in gemm.hpp). Registers: 12 rows x 2 panels = 24 parts + 2 weights
 // + 1 broadcast. Stack: 8 KB of weights, 12 KB of parts (they survive from chunk to chunk within a
 // group).
-// Up to 6 rows use weights in the registers in which they became floats (stream_rows): storing
+// Up to 10 rows use weights in the registers in which they became floats (stream_rows): storing
 // them costs as much as everything else (a 512-bit store takes 1.6 cycles of both ports). 4 panels
-// at a time, since a chain of fused multiply-adds needs 8 in flight; 5 and 6 rows 2 panels (12
-// parts; through L1 they took 1.25 to 1.36 times as long). One row of W4: 23 instructions
-// on two ports per 64 bytes, 11.5 cycles. Offsets (zero points) take the way through L1.
+// at a time, since a chain of fused multiply-adds needs 8 in flight; from 5 rows on 2 panels (10
+// parts and more). Through L1 5 to 10 rows took 1.17 to 1.36 times as long, 11 1.08, 12 (24 parts:
+// spills) 0.94. One row of W4: 23 instructions on two ports per 64 bytes, 11.5 cycles. Offsets
+// (zero points) take the way through L1.
 #pragma once
 
 #include "rrs/gemm/avx512_block.hpp"
@@ -24,7 +25,8 @@ inline constexpr int kFloatInputs = 32;  // inputs of a chunk; groups of 16 take
 inline constexpr int kFloatMaxRows = 48;
 inline constexpr int kFloatMaxPanels = 4;
 inline constexpr int kFloatSubRows = 12;
-inline constexpr int kFloatStreamRows = 6;
+inline constexpr int kFloatStreamRows = 10;
+inline constexpr int kFloatWideRows = 4;        // 4 panels at a time: 16 chains and more; then 2
 inline constexpr int kFloatStreamAhead = 8192;  // bytes
 
 // One chunk of K for 1, 2 or 4 panels.
@@ -205,20 +207,26 @@ RRS_TARGET_AVX512 inline void stream_rows(const GemmTileArgs& a, int panel) noex
 }
 
 using GemmStream = void (*)(const GemmTileArgs& args, int panel) noexcept;
-template <int kWeightBits, unsigned P>
-inline constexpr GemmStream kStreams[kFloatStreamRows] = {
-    &stream_rows<kWeightBits, 1, P>, &stream_rows<kWeightBits, 2, P>,
-    &stream_rows<kWeightBits, 3, P>, &stream_rows<kWeightBits, 4, P>,
-    &stream_rows<kWeightBits, 5, P>, &stream_rows<kWeightBits, 6, P>};
+
+template <int kWeightBits, unsigned P, unsigned... kRows>
+RRS_FORCE_INLINE GemmStream pick_stream(int rows,
+                                        std::integer_sequence<unsigned, kRows...>) noexcept {
+  constexpr GemmStream kStreams[] = {&stream_rows<kWeightBits, kRows + 1, P>...};
+  return kStreams[rows - 1];
+}
+
+template <unsigned kRows>
+using RowCounts = std::make_integer_sequence<unsigned, kRows>;
 
 template <int kWeightBits>
 RRS_TARGET_AVX512 inline void stream_tile(const GemmTileArgs& a) noexcept {
   for (int panel = 0; panel < a.panels;) {
     const int left = a.panels - panel;
-    const int panels = left >= 4 && a.rows <= 4 ? 4 : (std::min)(left, 2);
-    const GemmStream stream = panels == 4   ? kStreams<kWeightBits, 4>[a.rows - 1]
-                              : panels == 2 ? kStreams<kWeightBits, 2>[a.rows - 1]
-                                            : kStreams<kWeightBits, 1>[a.rows - 1];
+    const int panels = left >= 4 && a.rows <= kFloatWideRows ? 4 : (std::min)(left, 2);
+    const GemmStream stream =
+        panels == 4   ? pick_stream<kWeightBits, 4>(a.rows, RowCounts<kFloatWideRows>{})
+        : panels == 2 ? pick_stream<kWeightBits, 2>(a.rows, RowCounts<kFloatStreamRows>{})
+                      : pick_stream<kWeightBits, 1>(a.rows, RowCounts<kFloatStreamRows>{});
     stream(a, panel);
     panel += panels;
   }

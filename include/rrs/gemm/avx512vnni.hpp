@@ -1,6 +1,6 @@
 // GEMM leaves for AVX-512 VNNI: vpdpbusd, u8 weights x s8 activations, 64 products per instruction.
-// W4A4 and W4A8 are the same code; W8A8 reads its panels without unpacking. Tiles of 7 rows and
-// more: avx512vnni_wide.hpp. Here: fewer rows, offsets, groups beyond 256 (W8: 128) inputs.
+// W4A4 and W4A8 are the same code; W8A8 reads its panels without unpacking. Tiles of 7 rows (W8: 5)
+// and more: avx512vnni_wide.hpp. Here: fewer rows, offsets, groups beyond 256 (W8: 128) inputs.
 //
 // Instructions (Sapphire Rapids): vpdpbusd zmm p0/p5, latency 5, 2 per cycle; vfmadd zmm p0/p5,
 // latency 4; vpbroadcastd zmm, m32 load port only, 2 per cycle. Registers, sub-tile of 7 rows x 2
@@ -12,10 +12,14 @@
 //   7x2, floats in registers 291 / 319 / 354;  6x2 293 / 317 / 339;  14x1 249 / 265 / 301 (one load
 //   per product: load ports saturate);  12x2, floats in L1 262 / 314 / 358;  fixed trip counts for
 //   the group size: no gain (296 / 314 / 350).
-// One row (decode) reads one panel as one stream, prefetched 8 KB ahead into L2. Measured on Zen 4,
-// groups of 128, share of the read bandwidth from DRAM / from L3: two panels in turns, 4 KB ahead
-// into L1 0.63-0.72 / 0.63-0.76; one stream so 0.98-1.01 / 0.97-1.10; with sums of odd steps apart
-// 0.91-1.10 / 1.45 (loads of more than one group in flight).
+// Up to 6 rows prefetch 4 KB ahead into L2 and 1 KB into L1. Granite Rapids, M = 2 to 6 against 8
+// KB into L2 alone: time 0.86-0.95 (W4) and 0.96-0.99 (W8) from L3, 0.90-0.98 from L2; 4 KB into L1
+// alone, or 8 KB and 1 KB: no better. One row (decode) reads one panel as one stream. Measured on
+// Zen 4 with 8 KB, groups of 128, share of the read bandwidth from DRAM / from L3: two panels in
+// turns, 4 KB ahead into L1 0.63-0.72 / 0.63-0.76; one stream 0.98-1.01 / 0.97-1.10; with sums of
+// odd steps apart 0.91-1.10 / 1.45 (loads of more than one group in flight). W8 of one row without
+// sums of odd steps is one chain, 5 cycles per line: 1.55 (per channel) and 1.2 times as long from
+// L2.
 #pragma once
 
 #include "rrs/gemm/avx512_block.hpp"
@@ -45,6 +49,18 @@ RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void dot_step(__m512i (&acc)[R][P], const
   }
 }
 
+// The next 64 bytes of a panel, which moves on; those behind it on their way.
+template <bool kPrefetch>
+RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE __m512i take_line(const std::uint8_t*& at) noexcept {
+  const __m512i line_u8x64 = _mm512_loadu_si512(at);
+  if (kPrefetch) {
+    _mm_prefetch(reinterpret_cast<const char*>(at) + 4096, _MM_HINT_T1);
+    _mm_prefetch(reinterpret_cast<const char*>(at) + 1024, _MM_HINT_T0);
+  }
+  at += 64;
+  return line_u8x64;
+}
+
 // acc += all products of `inputs` inputs; weights and a move on. kNibbles: weights are W4 panels.
 template <unsigned R, unsigned P, bool kNibbles>
 RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void dot_inputs(__m512i (&acc)[R][P],
@@ -53,7 +69,8 @@ RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void dot_inputs(__m512i (&acc)[R][P],
                                                        int inputs) noexcept {
   // Few rows: the weights come from DRAM, or L3. 5 and 6 rows of W4 without it: 1.21 to 1.29.
   constexpr bool kPrefetch = R <= 6;
-  constexpr bool kSplit = kNibbles && R <= 2;  // few chains: odd steps have sums of their own
+  constexpr bool kSplit = R <= 2;              // few chains: odd steps have sums of their own
+  constexpr bool kPairs = kNibbles || kSplit;  // two steps at a time
   const __m512i low_u8x64 = _mm512_set1_epi8(15);
   __m512i odd_i32x16[R][P];
   RRS_UNROLL_FULL
@@ -61,15 +78,11 @@ RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void dot_inputs(__m512i (&acc)[R][P],
     RRS_UNROLL_FULL
     for (unsigned p = 0; p < P; ++p) odd_i32x16[r][p] = _mm512_setzero_si512();
   }
-  for (int k = 0; k < inputs; k += kNibbles ? 8 : 4) {
+  for (int k = 0; k < inputs; k += kPairs ? 8 : 4) {
     __m512i w_u8x64[P];
     RRS_UNROLL_FULL
-    for (unsigned p = 0; p < P; ++p) {
-      w_u8x64[p] = _mm512_loadu_si512(weights[p]);
-      if (kPrefetch) _mm_prefetch(reinterpret_cast<const char*>(weights[p]) + 8192, _MM_HINT_T1);
-      weights[p] += 64;
-    }
-    if (!kNibbles) {
+    for (unsigned p = 0; p < P; ++p) w_u8x64[p] = take_line<kPrefetch>(weights[p]);
+    if (!kPairs) {
       dot_step<R, P>(acc, w_u8x64, a);
       a += step;
       continue;
@@ -77,8 +90,9 @@ RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void dot_inputs(__m512i (&acc)[R][P],
     __m512i even_u8x64[P], odd_u8x64[P];  // steps of 4 inputs
     RRS_UNROLL_FULL
     for (unsigned p = 0; p < P; ++p) {
-      even_u8x64[p] = _mm512_and_si512(w_u8x64[p], low_u8x64);
-      odd_u8x64[p] = _mm512_and_si512(_mm512_srli_epi16(w_u8x64[p], 4), low_u8x64);
+      even_u8x64[p] = kNibbles ? _mm512_and_si512(w_u8x64[p], low_u8x64) : w_u8x64[p];
+      odd_u8x64[p] = kNibbles ? _mm512_and_si512(_mm512_srli_epi16(w_u8x64[p], 4), low_u8x64)
+                              : take_line<kPrefetch>(weights[p]);
     }
     dot_step<R, P>(acc, even_u8x64, a);
     if (kSplit) {
