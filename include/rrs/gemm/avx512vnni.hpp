@@ -19,7 +19,9 @@
 // turns, 4 KB ahead into L1 0.63-0.72 / 0.63-0.76; one stream 0.98-1.01 / 0.97-1.10; with sums of
 // odd steps apart 0.91-1.10 / 1.45 (loads of more than one group in flight). W8 of one row without
 // sums of odd steps is one chain, 5 cycles per line: 1.55 (per channel) and 1.2 times as long from
-// L2.
+// L2. One row, two panels at a time instead of one, Granite Rapids: W8 0.82-0.85 of the time from
+// L2, 1.0 from L3, 0.87-0.96 from DRAM: kept; W4 0.78-0.81, 1.01-1.06, 0.95-1.0: not, for what Zen
+// 4 showed. Four sets of sums: no gain.
 #pragma once
 
 #include "rrs/gemm/avx512_block.hpp"
@@ -200,7 +202,7 @@ struct VnniTraits {
   static constexpr int kSubRows = avx512vnni::kSubRows;
   static constexpr int kDirectRows = kBits == 4 ? avx512vnni::kDirectRows : 0;
   static constexpr int kPrefetchRows = 6;
-  static constexpr int kOneRowPanels = 1;
+  static constexpr int kOneRowPanels = kBits == 4 ? 1 : 2;  // see the head
   static constexpr int kUnpackedBytes = kBits == 4 ? kBlockInputs * kPanelOutputs : 0;
   RRS_MEMBER static GemmSubTile sub_tile(const GemmBlock& b, int rows, int panels,
                                          bool direct) noexcept {
