@@ -45,12 +45,13 @@ void run_generate(const Options& o) {
   print("\n");
   std::fprintf(stderr,
                "%s: prefill %zu tokens, %.1f tokens/s (%.0f %% outside the linears); decode %zu "
-               "tokens, %.1f tokens/s (%.0f %%); KV cache %.2f MB at %d bits; %s\n%s\n",
+               "tokens, %.1f tokens/s (%.0f %%); KV cache %.2f MB at %s bits; %s\n%s\n",
                c.method.c_str(), prompt.size(),
                static_cast<double>(prompt.size()) / r.prefill_seconds, 100.0 * r.prefill_outside,
                r.decoded, r.decoded == 0 ? 0.0 : static_cast<double>(r.decoded) / r.decode_seconds,
-               100.0 * r.decode_outside, static_cast<double>(r.kv_bytes) / 1e6, c.kv_bits,
-               r.ended ? "end token" : "length", c.scheme.c_str());
+               100.0 * r.decode_outside, static_cast<double>(r.kv_bytes) / 1e6,
+               kv_bits_text(c.kv_bits, c.kv_value_bits).c_str(), r.ended ? "end token" : "length",
+               c.scheme.c_str());
 }
 
 }  // namespace

@@ -26,7 +26,7 @@ void run_perplexity(const Options& o) {
     for (std::size_t l = 0; l < kLinearsPerLayer; ++l) method.plan(0, l);  // refuse early
     // Plain fp with a 16-bit cache runs anyway, first.
     const bool reference =
-        method.kind == LinearKind::kFloat && !method.qfep && o.session.kv_bits == 16;
+        method.kind == LinearKind::kFloat && !method.qfep && !o.session.kv.quantizes();
     if (!reference) methods.push_back(method);
   }
   if (o.context > session.model().config().context) {

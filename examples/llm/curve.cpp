@@ -57,6 +57,7 @@ CurvePoint read_point(const nlohmann::json& record, const std::string& source, s
   p.windows = static_cast<std::size_t>(number(record, "windows", source, index));
   p.context = static_cast<std::size_t>(number(record, "context", source, index));
   p.kv_bits = static_cast<int>(number(record, "kv_bits", source, index));
+  p.kv_value_bits = record.value("kv_value_bits", p.kv_bits);
   p.simulated = record.value("simulated", false);
   p.is_float = p.method == "fp" || p.method.rfind("fp+", 0) == 0;
   if (const auto linears = record.find("linears"); linears != record.end() && linears->is_array()) {
@@ -161,11 +162,12 @@ std::vector<CurvePoint> make_curve(std::vector<CurvePoint> points) {
   std::vector<CurvePoint> curve;
   for (const CurvePoint& p : points) {
     if (p.windows != points[0].windows || p.context != points[0].context ||
-        p.kv_bits != points[0].kv_bits) {
+        p.kv_bits != points[0].kv_bits || p.kv_value_bits != points[0].kv_value_bits) {
       throw std::runtime_error("method " + p.method + ": " + std::to_string(p.windows) +
                                " windows of " + std::to_string(p.context) + " with a cache of " +
-                               std::to_string(p.kv_bits) + " bits cannot share a picture with " +
-                               points[0].method);
+                               std::to_string(p.kv_bits) +
+                               " bits (values: " + std::to_string(p.kv_value_bits) +
+                               ") cannot share a picture with " + points[0].method);
     }
     const auto same = [&p](const CurvePoint& other) { return other.method == p.method; };
     curve.erase(std::remove_if(curve.begin(), curve.end(), same), curve.end());

@@ -23,6 +23,7 @@ struct CurvePoint {
   bool frontier = false;
   std::size_t windows = 0, context = 0;
   int kv_bits = 16;
+  int kv_value_bits = 16;
 };
 
 // Records of one JSON text (an array, one record alone, or {"records": [...]} or {"methods":

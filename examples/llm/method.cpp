@@ -464,23 +464,43 @@ rrs::KvScheme Method::kv(int bits) const {
   return *found;
 }
 
+rrs::KvScheme Method::kv(const KvChoice& choice) const {
+  rrs::KvScheme s = kv(choice.bits);
+  // What the preset has anyway is not set: the text of the scheme, and so the hash, stays.
+  if (choice.value_bits != 0 && choice.value_bits != rrs::kv_v_bits(s)) {
+    s.v_bits = choice.value_bits;
+  }
+  if (choice.group) {
+    s.group = *choice.group;
+    s.v_group = rrs::kKvGroupAsK;
+  }
+  return s;
+}
+
+std::string describe_kv_group(int group) {
+  return group == rrs::kKvHeadGroup    ? "head"
+         : group == rrs::kKvTokenGroup ? "token"
+                                       : std::to_string(group);
+}
+
 std::string describe(const rrs::KvScheme& s) {
   std::string text = "KV cache " + std::to_string(s.bits) + " bits";
   const int v_bits = rrs::kv_v_bits(s);
   if (v_bits != s.bits) text += ", V " + std::to_string(v_bits);
   if (s.bits == 16 && v_bits == 16) return text;
-  const auto group = [](int g) {
-    return g == rrs::kKvHeadGroup    ? std::string("head")
-           : g == rrs::kKvTokenGroup ? std::string("token")
-                                     : std::to_string(g);
-  };
-  text += ", group " + group(s.group);
-  if (rrs::kv_v_group(s) != s.group) text += " (V: " + group(rrs::kv_v_group(s)) + ")";
+  text += ", group " + describe_kv_group(s.group);
+  if (rrs::kv_v_group(s) != s.group) text += " (V: " + describe_kv_group(rrs::kv_v_group(s)) + ")";
   const char* ranges[] = {"asymmetric", "symmetric", "full"};
   text += std::string(", ") + ranges[static_cast<int>(s.range)] + ", clip " +
           number(static_cast<double>(s.clip));
-  if (s.rotate_k && s.rotate_v) return text + ", K and V rotated";
-  return text + (s.rotate_k ? ", K rotated" : s.rotate_v ? ", V rotated" : ", not rotated");
+  const bool k = s.rotate_k && s.bits != 16, v = s.rotate_v && v_bits != 16;
+  if (k && v) return text + ", K and V rotated";
+  return text + (k ? ", K rotated" : v ? ", V rotated" : ", not rotated");
+}
+
+std::string kv_bits_text(int bits, int value_bits) {
+  const std::string keys = std::to_string(bits);
+  return bits == value_bits ? keys : keys + "/" + std::to_string(value_bits);
 }
 
 std::string describe_weight(const rrs::Scheme& s) {

@@ -12,6 +12,7 @@
 // means for one linear is a LinearPlan.
 
 #include <cstddef>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -101,6 +102,15 @@ struct Method;
 bool is_method_setting(const std::string& key) noexcept;
 void apply_setting(const Setting& setting, Method* method);
 
+// What is asked of a KV cache; the rest is the preset's.
+struct KvChoice {
+  int bits = 16;             // of the keys, and of the values unless they have their own
+  int value_bits = 0;        // 0: as `bits`
+  std::optional<int> group;  // of keys and values, as KvScheme::group; none: the preset's
+
+  bool quantizes() const noexcept { return bits != 16 || (value_bits != 0 && value_bits != 16); }
+};
+
 struct Method {
   std::string name;    // as tables print it
   std::string text;    // the name without settings: make_method reads it back
@@ -123,6 +133,7 @@ struct Method {
   LinearPlan plan(std::size_t layer, std::size_t linear) const;
   // The preset's cache at that width; of fp and q4_0-native: the default preset's.
   rrs::KvScheme kv(int bits) const;
+  rrs::KvScheme kv(const KvChoice& choice) const;
   bool has_solver() const noexcept;  // GPTQ or GPTAQ: somewhere
   bool has_branch() const noexcept;  // ASER: somewhere
   // Whether some linear takes the setting up: act-order needs a solver, rank-bits and outliers a
@@ -153,6 +164,10 @@ std::string describe(const Method& method);
 void check_patterns(const Method& method, std::size_t layers);
 // "KV cache 4 bits, group 32, asymmetric, clip 1, K and V rotated".
 std::string describe(const rrs::KvScheme& scheme);
+// "32", "head" or "token".
+std::string describe_kv_group(int group);
+// "4", or "4/8": keys, then values, where they differ.
+std::string kv_bits_text(int bits, int value_bits);
 // The part of a scheme that decides the packed weight.
 std::string describe_weight(const rrs::Scheme& scheme);
 // "; gptq, act-order, damping 0.01; rank 64": what is not the default, or "".

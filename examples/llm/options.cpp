@@ -139,7 +139,21 @@ void add_method_options(CLI::App* app, Options* o, bool several) {
 }
 
 void add_kv_option(CLI::App* app, Options* o) {
-  app->add_option("--kv", o->session.kv_bits, "bits of the KV cache: 16, 8 or 4")
+  app->add_option("--kv", o->session.kv.bits, "bits of the KV cache: 16, 8 or 4")
+      ->check(CLI::IsMember({16, 8, 4}));
+  app->add_option_function<std::string>(
+         "--kv-group",
+         [o](const std::string& value) {
+           o->session.kv.group = value == "head"    ? rrs::kKvHeadGroup
+                                 : value == "token" ? rrs::kKvTokenGroup
+                                                    : std::stoi(value);
+         },
+         "values of the KV cache that share a scale: 16, 32, 64, 128, 256 (at most a head), head "
+         "or "
+         "token; by default the preset's")
+      ->check(CLI::IsMember({"16", "32", "64", "128", "256", "head", "token"}));
+  app->add_option("--kv-value-bits", o->session.kv.value_bits,
+                  "bits of the values alone: 16, 8 or 4; by default as --kv")
       ->check(CLI::IsMember({16, 8, 4}));
 }
 

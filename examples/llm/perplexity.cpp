@@ -206,6 +206,7 @@ MethodRecord make_record(const Contestant& c, Tally* tally, std::size_t context)
   r.scheme = c.scheme;
   r.calibration = c.calibration;
   r.kv_bits = c.kv_bits;
+  r.kv_value_bits = c.kv_value_bits;
   r.calibration_seconds = c.calibration_seconds;
   r.prepare_seconds = c.prepare_seconds;
   r.windows = tally->window_nll.size();

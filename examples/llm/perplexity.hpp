@@ -37,6 +37,7 @@ struct MethodRecord {
   std::string config_hash;
   std::string model;
   int kv_bits = 16;
+  int kv_value_bits = 16;
   std::size_t windows = 0;
   std::size_t context = 0;
   double perplexity = 0.0;
@@ -63,6 +64,7 @@ struct Contestant {
   std::string scheme;
   std::string calibration;
   int kv_bits = 16;
+  int kv_value_bits = 16;
   double calibration_seconds = 0.0;
   double prepare_seconds = 0.0;
   std::unique_ptr<Engine> engine;

@@ -3,6 +3,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "method.hpp"
 #include "perplexity.hpp"
 
 namespace rrs_llm {
@@ -20,20 +21,23 @@ std::string linears_text(const MethodRecord& r) {
 }  // namespace
 
 std::string records_table(const std::vector<MethodRecord>& records) {
-  std::size_t width = 6;
-  for (const MethodRecord& r : records) width = (std::max)(width, r.method.size());
-  const int w = static_cast<int>(width);
+  std::size_t width = 6, kv_width = 2;
+  for (const MethodRecord& r : records) {
+    width = (std::max)(width, r.method.size());
+    kv_width = (std::max)(kv_width, kv_bits_text(r.kv_bits, r.kv_value_bits).size());
+  }
+  const int w = static_cast<int>(width), kv = static_cast<int>(kv_width);
   char line[400];
-  std::snprintf(line, sizeof line, "%-*s %2s %10s %7s %6s %8s %8s %6s %6s %8s %7s  %s\n", w,
-                "method", "kv", "perplexity", "+-", "ratio", "KLD", "KLD 99%", "top1", "bits",
+  std::snprintf(line, sizeof line, "%-*s %*s %10s %7s %6s %8s %8s %6s %6s %8s %7s  %s\n", w,
+                "method", kv, "kv", "perplexity", "+-", "ratio", "KLD", "KLD 99%", "top1", "bits",
                 "tokens/s", "outside", "linears");
   std::string out = line;
   for (const MethodRecord& r : records) {
     std::snprintf(line, sizeof line,
-                  "%-*s %2d %10.4f %7.4f %6.3f %8.5f %8.4f %5.1f%% %6.2f %8.0f %6.0f%%  ", w,
-                  r.method.c_str(), r.kv_bits, r.perplexity, r.standard_error, r.ratio, r.kld_mean,
-                  r.kld_p99, 100.0 * r.top1, r.bits_per_weight, r.tokens_per_second,
-                  100.0 * r.outside_linears);
+                  "%-*s %*s %10.4f %7.4f %6.3f %8.5f %8.4f %5.1f%% %6.2f %8.0f %6.0f%%  ", w,
+                  r.method.c_str(), kv, kv_bits_text(r.kv_bits, r.kv_value_bits).c_str(),
+                  r.perplexity, r.standard_error, r.ratio, r.kld_mean, r.kld_p99, 100.0 * r.top1,
+                  r.bits_per_weight, r.tokens_per_second, 100.0 * r.outside_linears);
     out += line + linears_text(r) + "\n";
   }
   return out;
@@ -63,6 +67,7 @@ std::string records_json(const std::vector<MethodRecord>& records) {
                      {"window_nll", r.window_nll},
                      {"context", r.context},
                      {"kv_bits", r.kv_bits},
+                     {"kv_value_bits", r.kv_value_bits},
                      {"scheme", r.scheme},
                      {"calibration", r.calibration},
                      {"config_hash", r.config_hash},

@@ -25,6 +25,22 @@ int thread_count(int asked) {
   return found == 0 ? 1 : static_cast<int>(found);
 }
 
+// Only what an option asked for is refused: a preset's group may exceed a small head, which is then
+// one group.
+void check_kv(const KvChoice& kv, const ModelConfig& config) {
+  if (!kv.group) return;
+  const std::string option = "--kv-group " + describe_kv_group(*kv.group);
+  if (!kv.quantizes()) {
+    throw std::runtime_error(option +
+                             ": a KV cache of 16 bits has no groups: that needs --kv 8 or " +
+                             "4, or --kv-value-bits 8 or 4");
+  }
+  if (*kv.group > static_cast<int>(config.head_size)) {
+    throw std::runtime_error(option + ": exceeds the model's head size " +
+                             std::to_string(config.head_size) + "; head is one scale per head");
+  }
+}
+
 std::string prefix_text(const std::shared_ptr<const Prefix>& prefix) {
   return prefix == nullptr ? "" : "; prefix tokens " + tokens_text(prefix->tokens);
 }
@@ -40,14 +56,18 @@ std::string calibration_path(const SessionOptions& options) {
 }
 
 StoreFactory store_factory(const rrs::KvScheme& scheme) {
-  if (scheme.bits == 16) return [](const AttentionShape& shape) { return make_f16_store(shape); };
+  if (scheme.bits == 16 && rrs::kv_v_bits(scheme) == 16) {
+    return [](const AttentionShape& shape) { return make_f16_store(shape); };
+  }
   return [scheme](const AttentionShape& shape) { return make_quantized_store(shape, scheme); };
 }
 
 Session::Session(const SessionOptions& options)
     : options_(options),
       model_(open_model(options.model)),
-      pool_(std::make_unique<ThreadPool>(thread_count(options.threads))) {}
+      pool_(std::make_unique<ThreadPool>(thread_count(options.threads))) {
+  check_kv(options.kv, model_->config());
+}
 
 std::shared_ptr<const ModelParts> Session::parts() {
   if (parts_ == nullptr) parts_ = std::make_shared<const ModelParts>(*model_);
@@ -187,7 +207,7 @@ PrepareOptions Session::prepare_options(const Method& method) {
   return options;
 }
 
-Contestant Session::prepare(const Method& asked, int kv_bits) {
+Contestant Session::prepare(const Method& asked, const KvChoice& choice) {
   check_recipe_model(asked, *model_);
   check_patterns(asked, model_->config().layers);
   const auto start = std::chrono::steady_clock::now();
@@ -197,12 +217,13 @@ Contestant Session::prepare(const Method& asked, int kv_bits) {
   PrepareOptions options = prepare_options(method);
   Progress progress("preparing " + method.name, "linears");
   options.progress = progress.counter();
-  const rrs::KvScheme kv = method.kv(kv_bits);
+  const rrs::KvScheme kv = method.kv(choice);
   Contestant c;
   c.method = method.name;
   c.scheme = describe(method) + "; " + describe(kv) + prefix_text(options.prefix);
   if (options.calibration != nullptr) c.calibration = options.calibration->text();
   c.kv_bits = kv.bits;
+  c.kv_value_bits = rrs::kv_v_bits(kv);
   const bool is_fp = method.kind == LinearKind::kFloat;
   LinearStack linears = std::move(resolved.linears);
   if (is_fp) linears = float_linears();
@@ -217,12 +238,13 @@ Contestant Session::open(const std::string& weights) {
   const auto start = std::chrono::steady_clock::now();
   Progress progress("opening " + weights, "linears");
   QuantizedFile file = open_quantized(weights, *model_, progress.counter());
-  const rrs::KvScheme kv = file.method.kv(options_.kv_bits);
+  const rrs::KvScheme kv = file.method.kv(options_.kv);
   Contestant c;
   c.method = file.method.name;
   c.scheme = file.description + "; " + describe(kv) + prefix_text(file.prefix);
   c.calibration = file.calibration;
   c.kv_bits = kv.bits;
+  c.kv_value_bits = rrs::kv_v_bits(kv);
   c.engine = make_engine(std::move(file.linears), kv, file.prefix);
   c.prepare_seconds = seconds_since(start);
   return c;

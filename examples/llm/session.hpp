@@ -21,7 +21,7 @@ namespace rrs_llm {
 struct SessionOptions {
   std::string model;
   int threads = 0;  // 0: as many as the machine has
-  int kv_bits = 16;
+  KvChoice kv;
   std::string calibration;  // text file for methods that need one; empty: the one shipped
   std::size_t calibration_windows = 16;
   // Where calibration keeps the Hessians of finished layers; empty: an unnamed file.
@@ -44,8 +44,13 @@ class Session {
   // The float linears of the whole model that an engine or a search has read: not needed any more.
   void forget_float_linears() { float_linears_.clear(); }
 
-  Contestant prepare(const Method& asked) { return prepare(asked, options_.kv_bits); }
-  Contestant prepare(const Method& asked, int kv_bits);
+  Contestant prepare(const Method& asked) { return prepare(asked, options_.kv); }
+  Contestant prepare(const Method& asked, int kv_bits) {
+    KvChoice kv;
+    kv.bits = kv_bits;
+    return prepare(asked, kv);
+  }
+  Contestant prepare(const Method& asked, const KvChoice& choice);
   // `weights`: a file that `quantize` wrote for this model.
   Contestant open(const std::string& weights);
 

@@ -274,6 +274,43 @@ TEST(Program, BadCommandLinesAreRefused) {
   EXPECT_FALSE(std::filesystem::exists(folder.file("x")));
 }
 
+TEST(Program, TheCacheHasOptions) {
+  const TinyModel m = tiny_model(Architecture::kLlama, true);
+  const TempFolder folder;
+  const std::string model = write_tiny_gguf(m, folder);
+  const auto generated = [&](const std::vector<const char*>& more, Said* said) {
+    std::vector<const char*> a{"generate", "--model", model.c_str(), "--prompt", "the", "-n", "3"};
+    a.insert(a.end(), more.begin(), more.end());
+    return run(a, said);
+  };
+  const auto runs = [&](const std::vector<const char*>& more,
+                        const std::vector<std::string>& parts) {
+    Said said;
+    EXPECT_EQ(generated(more, &said), 0) << more.back();
+    expect_in(said.err, parts);
+  };
+  runs({"--kv", "4", "--kv-group", "16"}, {"at 4 bits", "KV cache 4 bits, group 16,"});
+  runs({"--kv", "4", "--kv-group", "head"}, {"group head"});
+  runs({"--kv", "8", "--kv-group", "token"}, {"group token"});
+  runs({"--kv", "4", "--kv-value-bits", "8"}, {"at 4/8 bits", "KV cache 4 bits, V 8,"});
+  runs({"--kv-value-bits", "4", "--kv-group", "16"}, {"at 16/4 bits", "V 4, group 16"});
+  runs({"--kv", "16", "--kv-value-bits", "16"}, {"KV cache 16 bits\n"});
+  const auto refused = [&](const std::vector<const char*>& more,
+                           const std::vector<std::string>& parts) {
+    Said said;
+    EXPECT_NE(generated(more, &said), 0) << more.back();
+    expect_in(said.err, parts);
+  };
+  refused({"--kv", "4", "--kv-group", "48"}, {"--kv-group", "48", "256", "head", "token"});
+  refused({"--kv", "4", "--kv-group", "row"}, {"--kv-group", "row", "token"});
+  refused({"--kv", "4", "--kv-value-bits", "5"}, {"--kv-value-bits", "5", "16"});
+  refused({"--kv-group", "16"}, {"--kv-group 16", "16 bits", "--kv 8 or 4"});
+  refused({"--kv", "16", "--kv-group", "head"}, {"--kv-group head", "16 bits"});
+  refused({"--kv", "16", "--kv-value-bits", "16", "--kv-group", "16"}, {"--kv-group 16"});
+  refused({"--kv", "4", "--kv-group", "256"},
+          {"--kv-group 256", "head size " + std::to_string(m.config.head_size)});
+}
+
 TEST(Program, SettingsThatNothingTakesAreRefused) {
   const TinyModel m = tiny_model(Architecture::kLlama, true);
   const TempFolder folder;

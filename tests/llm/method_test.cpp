@@ -1,5 +1,7 @@
 // Names, settings and overrides of methods, and what they mean for one linear.
 
+#include <optional>
+
 #include "../../examples/llm/engine.hpp"
 #include "../../examples/llm/method.hpp"
 #include "engine_support.hpp"
@@ -308,6 +310,37 @@ TEST(Method, DescribesItsKvCache) {
   mixed.range = rrs::KvRange::kFull;
   mixed.rotate_k = false;
   EXPECT_EQ(describe(mixed), "KV cache 8 bits, V 4, group 32, full, clip 1, V rotated");
+}
+
+TEST(Method, ACacheTakesAGroupAndBitsOfItsValues) {
+  const auto text = [](const char* name, int bits, int value_bits, std::optional<int> group) {
+    KvChoice choice;
+    choice.bits = bits;
+    choice.value_bits = value_bits;
+    choice.group = group;
+    return describe(make_method(name, {}).kv(choice));
+  };
+  for (const std::string& name : method_names()) {  // what is not asked for is the preset's
+    for (const int bits : {16, 8, 4}) {
+      EXPECT_EQ(text(name.c_str(), bits, 0, std::nullopt),
+                describe(make_method(name, {}).kv(bits)));
+    }
+  }
+  const std::string rrs4 = describe(make_method("rrs", {}).kv(4));
+  EXPECT_EQ(text("rrs", 4, 4, 32), rrs4);  // named, but no other cache
+  EXPECT_EQ(text("rrs", 4, 0, 16),
+            "KV cache 4 bits, group 16, asymmetric, clip 1, K and V rotated");
+  EXPECT_EQ(text("fp", 4, 8, std::nullopt),
+            "KV cache 4 bits, V 8, group 32, asymmetric, clip 1, K and V rotated");
+  EXPECT_EQ(text("rs", 4, 0, 64), "KV cache 4 bits, group 64, symmetric, clip 1, K rotated");
+  EXPECT_EQ(text("rrs", 8, 4, rrs::kKvTokenGroup),
+            "KV cache 8 bits, V 4, group token, asymmetric, clip 1, K and V rotated");
+  // 16 bits are not rotated.
+  EXPECT_EQ(text("rrs", 16, 4, rrs::kKvHeadGroup),
+            "KV cache 16 bits, V 4, group head, asymmetric, clip 1, V rotated");
+  EXPECT_EQ(text("rrs", 4, 16, 32),
+            "KV cache 4 bits, V 16, group 32, asymmetric, clip 1, K rotated");
+  EXPECT_EQ(text("rrs", 16, 16, std::nullopt), "KV cache 16 bits");
 }
 
 TEST(Method, FloorAndExactReferenceAreSettings) {

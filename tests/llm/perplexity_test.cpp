@@ -2,6 +2,8 @@
 
 #include <cmath>
 #include <map>
+#include <optional>
+#include <set>
 
 #include <nlohmann/json.hpp>
 
@@ -24,7 +26,7 @@ struct Contest {
     SessionOptions options;
     options.model = write_tiny_gguf(model, folder);
     options.threads = 2;
-    options.kv_bits = kv_bits;
+    options.kv.bits = kv_bits;
     session = std::make_unique<Session>(options);
     session->set_calibration_tokens(random_tokens(model, 64, 21));
   }
@@ -85,6 +87,45 @@ TEST(Perplexity, ComparisonWithItselfIsZeroAndWithNoiseIsNot) {
   EXPECT_GT(records[2].kld_p99, records[2].kld_mean);
   EXPECT_LT(records[2].top1, 1.0);
   EXPECT_NEAR(records[2].ratio, records[2].perplexity / records[0].perplexity, 1e-12);
+}
+
+// A cache that is asked for shows in the record and its hash; one that is only named does not.
+TEST(Perplexity, TheCacheIsPartOfTheRecord) {
+  const auto record = [](int bits, int value_bits, std::optional<int> group) {
+    Contest contest;
+    KvChoice choice;
+    choice.bits = bits;
+    choice.value_bits = value_bits;
+    choice.group = group;
+    std::vector<Contestant> all;
+    all.push_back(contest.session->prepare(make_method("fp", {}), 16));
+    all.push_back(contest.session->prepare(make_method("rrs", {}), choice));
+    const std::vector<TokenId> tokens = random_tokens(contest.model, 40, 2);
+    const auto records = measure_perplexity(all, tokens, 1, 40, contest.session->pool(), nullptr);
+    expect_in(records_json(records),
+              {"\"kv_value_bits\": " + std::to_string(value_bits == 0 ? bits : value_bits)});
+    if (value_bits != 0 && value_bits != bits) {
+      expect_in(records_table(records),
+                {" " + std::to_string(bits) + "/" + std::to_string(value_bits) + " "});
+    }
+    return records[1];
+  };
+  const MethodRecord plain = record(4, 0, std::nullopt);
+  const MethodRecord named = record(4, 4, 32);
+  EXPECT_EQ(named.config_hash, plain.config_hash);
+  EXPECT_EQ(named.perplexity, plain.perplexity);
+  std::set<std::string> hashes{plain.config_hash};
+  std::set<double> perplexities{plain.perplexity};
+  // 16 bits of keys and values, with quantized counterparts, run on the library's cache, too.
+  for (const MethodRecord& r :
+       {record(4, 0, 16), record(4, 0, rrs::kKvTokenGroup), record(4, 8, std::nullopt),
+        record(8, 4, std::nullopt), record(4, 16, std::nullopt), record(16, 4, std::nullopt),
+        record(16, 0, std::nullopt)}) {
+    hashes.insert(r.config_hash);
+    perplexities.insert(r.perplexity);
+  }
+  EXPECT_EQ(hashes.size(), 8u);
+  EXPECT_EQ(perplexities.size(), 7u);  // the tiny model's heads are groups of 16 either way
 }
 
 TEST(Perplexity, EveryMethodRunsAllItsLinears) {
