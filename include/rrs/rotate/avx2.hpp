@@ -12,11 +12,11 @@
 // scale, 1 temporary. mix: 4 outputs x 3 vectors = 12 accumulators, 3 inputs, 1 coefficient.
 // Tried: blocks of 128 as 64 and one more pass: 15 % slower than 16 registers with a few spills.
 // Full rows, n = 2048 in L1, in cycles, where additions and shuffles have ports 1 and 5 alone
-// (Golden Cove): blocks of 64 are 9 operations per vector on three ports, 768; a pass of three
-// strides 3 additions on two ports, 384; of two 256. That is 1408, 10.6 copies of 133; measured
-// (Granite Rapids, g++, clang++) 940 and 865, 430 and 405, 355 and 320, all of it 1580 and 1580.
-// All three ports full would be 1195. Tried: a third of a pass's additions as fma, to relieve p5:
-// g++ 1.00 to 1.03 of the time, clang++ 0.96.
+// (Golden Cove): blocks of 64 are 8 operations per vector on three ports, 683; a pass of three
+// strides 3 additions on two ports, 384; of two 256. That is 1323, 9.9 copies of 133; measured
+// (Granite Rapids, g++, clang++) 760-840 and 765, 425 and 405, 355 and 320, all of it 1570 and
+// 1510. Tried: a third of a pass's additions as fma, to relieve p5: g++ 1.00 to 1.03 of the time,
+// clang++ 0.96.
 #pragma once
 
 #include <cstddef>
@@ -125,7 +125,7 @@ RRS_TARGET_AVX2 inline void hadamard_lanes(float* x, std::int64_t n_blocks, floa
 }
 
 // Blocks of 16..64 values, each wholly in registers.
-template <int kLog2>
+template <int kLog2, bool kScale = true>
 RRS_TARGET_AVX2 inline void hadamard_block(float* x, std::int64_t n_blocks, float scale) noexcept {
   constexpr int kRegisters = 1 << (kLog2 - 3);
   const __m256 scale_f32x8 = _mm256_set1_ps(scale);
@@ -138,7 +138,8 @@ RRS_TARGET_AVX2 inline void hadamard_block(float* x, std::int64_t n_blocks, floa
     register_butterflies<kRegisters, 1>(x_f32x8);
 #pragma GCC unroll 16
     for (int r = 0; r < kRegisters; ++r) {
-      _mm256_storeu_ps(x + 8 * r, _mm256_mul_ps(x_f32x8[r], scale_f32x8));
+      if constexpr (kScale) x_f32x8[r] = _mm256_mul_ps(x_f32x8[r], scale_f32x8);
+      _mm256_storeu_ps(x + 8 * r, x_f32x8[r]);
     }
   }
 }
@@ -198,7 +199,7 @@ RRS_TARGET_AVX2 inline void hadamard_large(float* x, int log2, float scale) noex
   const std::int64_t n = std::int64_t{1} << log2;
   const std::int64_t chunk = std::int64_t{1} << chunk_log2;
   for (std::int64_t i = 0; i < n; i += chunk) {
-    hadamard_block<6>(x + i, chunk / 64, 1.0f);
+    hadamard_block<6, false>(x + i, chunk / 64, 1.0f);
     hadamard_passes(x + i, chunk, 6, chunk_log2, chunk_log2 == log2, scale);
   }
   hadamard_passes(x, n, chunk_log2, log2, true, scale);

@@ -130,7 +130,7 @@ RRS_TARGET_AVX512 inline void hadamard_lanes(float* x, std::int64_t n_blocks,
 }
 
 // Blocks of 16..256 values, each wholly in registers.
-template <int kLog2>
+template <int kLog2, bool kScale = true>
 RRS_TARGET_AVX512 inline void hadamard_block(float* x, std::int64_t n_blocks,
                                              float scale) noexcept {
   constexpr int kRegisters = 1 << (kLog2 - 4);
@@ -144,7 +144,8 @@ RRS_TARGET_AVX512 inline void hadamard_block(float* x, std::int64_t n_blocks,
     register_butterflies<kRegisters, 1>(x_f32x16);
 #pragma GCC unroll 16
     for (int r = 0; r < kRegisters; ++r) {
-      _mm512_storeu_ps(x + 16 * r, _mm512_mul_ps(x_f32x16[r], scale_f32x16));
+      if constexpr (kScale) x_f32x16[r] = _mm512_mul_ps(x_f32x16[r], scale_f32x16);
+      _mm512_storeu_ps(x + 16 * r, x_f32x16[r]);
     }
   }
 }
@@ -205,7 +206,7 @@ RRS_TARGET_AVX512 inline void hadamard_large(float* x, int log2, float scale) no
   const std::int64_t n = std::int64_t{1} << log2;
   const std::int64_t chunk = std::int64_t{1} << chunk_log2;
   for (std::int64_t i = 0; i < n; i += chunk) {
-    hadamard_block<8>(x + i, chunk / 256, 1.0f);
+    hadamard_block<8, false>(x + i, chunk / 256, 1.0f);
     hadamard_passes(x + i, chunk, 8, chunk_log2, chunk_log2 == log2, scale);
   }
   hadamard_passes(x, n, chunk_log2, log2, true, scale);
