@@ -87,6 +87,11 @@ TEST(Curve, OnePointIsAPicture) {
 TEST(Curve, RefusesWhatDoesNotCompare) {
   EXPECT_NE(error_of({record("a", 4.5, 25), record("b", 4.5, 25, 20)}).find("method b"),
             std::string::npos);
+  std::string other_values = record("b", 4.5, 25);  // records of before have no such field
+  other_values.replace(other_values.find("\"kv_bits\":16"), 12,
+                       "\"kv_bits\":16,\"kv_value_bits\":4");
+  EXPECT_NE(error_of({record("a", 4.5, 25), other_values}).find("16 bits (values: 4)"),
+            std::string::npos);
   EXPECT_NE(error_of({record("fp", 32, 22.9)}).find("quantized"), std::string::npos);
   EXPECT_NE(error_of({record("a", 4.5, 25), "{\"method\":\"b\"}"}).find("record 1"),
             std::string::npos);
