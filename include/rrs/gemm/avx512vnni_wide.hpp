@@ -87,7 +87,9 @@ RRS_TARGET_AVX512VNNI inline void wide_columns(const GemmTileArgs& a, int panel)
   b.out = a.out + panel * kPanelOutputs;
   b.out_stride = std::int64_t{a.panels} * kPanelOutputs;
   const std::uint8_t* weights = a.weights + panel * a.panel_bytes;
-  const int shares = (a.rows + kRows - 1) / kRows;
+  // At least two: a whole block prefetched at once stalls the multiplications (W8, 5 and 6 rows in
+  // one: 1.06 to 1.19 times as long from L3, 0.88 to 0.95 from L2).
+  const int shares = (std::max)(2, (a.rows + kRows - 1) / kRows);
   const int block =
       kCarry ? Shape::kBlock : (std::min)(Shape::kBlock, kBlockGroups * a.inner_group);
   for (std::int64_t first = 0; first < a.k_padded; first += block) {
@@ -110,7 +112,7 @@ RRS_TARGET_AVX512VNNI inline void wide_columns(const GemmTileArgs& a, int panel)
     int share = 0;
     for (int row = 0; row < a.rows; ++share) {
       const int left = a.rows - row;
-      const int parts = (left + kRows - 1) / kRows;
+      const int parts = (std::max)(shares - share, (left + kRows - 1) / kRows);
       const int rows = (left + parts - 1) / parts;  // equal heights: none bound by latency
       wide_rows<Shape, kCarry>(b, row, rows);
       row += rows;
