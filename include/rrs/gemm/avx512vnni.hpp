@@ -37,7 +37,8 @@ RRS_FUNCTIONS_BEGIN
 namespace avx512vnni {
 
 inline constexpr int kSubRows = 7;
-inline constexpr int kDirectRows = 6;  // 2 unpacked registers and a mask more than a sub-tile
+inline constexpr int kPrefetchRows = 6;  // their weights come from DRAM, or L3
+inline constexpr int kDirectRows = 6;    // 2 unpacked registers and a mask more than a sub-tile
 
 // One step of 4 inputs: acc[r][p] += w[p] . a[r].
 template <unsigned R, unsigned P>
@@ -69,8 +70,8 @@ RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void dot_inputs(__m512i (&acc)[R][P],
                                                        const std::uint8_t* (&weights)[P],
                                                        const std::int8_t*& a, std::int64_t step,
                                                        int inputs) noexcept {
-  // Few rows: the weights come from DRAM, or L3. 5 and 6 rows of W4 without it: 1.21 to 1.29.
-  constexpr bool kPrefetch = R <= 6;
+  // 5 and 6 rows of W4 without it: 1.21 to 1.29 times as long.
+  constexpr bool kPrefetch = R <= kPrefetchRows;
   constexpr bool kSplit = R <= 2;              // few chains: odd steps have sums of their own
   constexpr bool kPairs = kNibbles || kSplit;  // two steps at a time
   const __m512i low_u8x64 = _mm512_set1_epi8(15);
@@ -201,7 +202,7 @@ struct VnniTraits {
   static constexpr int kWeightBits = kBits;
   static constexpr int kSubRows = avx512vnni::kSubRows;
   static constexpr int kDirectRows = kBits == 4 ? avx512vnni::kDirectRows : 0;
-  static constexpr int kPrefetchRows = 6;
+  static constexpr int kPrefetchRows = avx512vnni::kPrefetchRows;
   static constexpr int kOneRowPanels = kBits == 4 ? 1 : 2;  // see the head
   static constexpr int kUnpackedBytes = kBits == 4 ? kBlockInputs * kPanelOutputs : 0;
   RRS_MEMBER static GemmSubTile sub_tile(const GemmBlock& b, int rows, int panels,

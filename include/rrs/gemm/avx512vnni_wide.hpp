@@ -87,9 +87,10 @@ RRS_TARGET_AVX512VNNI inline void wide_columns(const GemmTileArgs& a, int panel)
   b.out = a.out + panel * kPanelOutputs;
   b.out_stride = std::int64_t{a.panels} * kPanelOutputs;
   const std::uint8_t* weights = a.weights + panel * a.panel_bytes;
-  // At least two: a whole block prefetched at once stalls the multiplications (W8, 5 and 6 rows in
-  // one: 1.06 to 1.19 times as long from L3, 0.88 to 0.95 from L2).
-  const int shares = (std::max)(2, (a.rows + kRows - 1) / kRows);
+  // At least two of four panels: a whole block prefetched at once stalls the multiplications (W8, 5
+  // and 6 rows in one: 1.06 to 1.19 times as long from L3, 0.88 to 0.95 from L2). Not of fewer,
+  // whose half would have too few chains (4 rows x 2 panels 1.05 to 1.37 times as long).
+  const int shares = (std::max)(P == 4 ? 2 : 1, (a.rows + kRows - 1) / kRows);
   const int block =
       kCarry ? Shape::kBlock : (std::min)(Shape::kBlock, kBlockGroups * a.inner_group);
   for (std::int64_t first = 0; first < a.k_padded; first += block) {
