@@ -35,20 +35,21 @@ void check_native(const std::vector<Setting>& settings) {
 struct Suffix {
   const char* with_underscores;
   const char* written;
+  bool solves;  // for the weights: one of them
   void (*apply)(Method* m);
 };
 
 constexpr Suffix kSuffixes[] = {
-    {"_gptq", "-gptq", [](Method* m) { m->weight.solver = Solver::kGptq; }},
-    {"_gptaq", "-gptaq", [](Method* m) { m->weight.solver = Solver::kGptaq; }},
-    {"_actorder", "-actorder", [](Method* m) { m->weight.act_order = true; }},
-    {"_zigzag", "-zigzag", [](Method* m) { m->weight.zigzag = true; }},
-    {"+aser", "+aser",
+    {"_gptq", "-gptq", true, [](Method* m) { m->weight.solver = Solver::kGptq; }},
+    {"_gptaq", "-gptaq", true, [](Method* m) { m->weight.solver = Solver::kGptaq; }},
+    {"_actorder", "-actorder", false, [](Method* m) { m->weight.act_order = true; }},
+    {"_zigzag", "-zigzag", false, [](Method* m) { m->weight.zigzag = true; }},
+    {"+aser", "+aser", false,
      [](Method* m) {
        m->weight.aser = AserSpec{64, 0.0, AserSpec::kAutoOutliers};
      }},
-    {"+qfem", "+qfem", [](Method* m) { m->qfem = true; }},
-    {"+qfep", "+qfep", [](Method* m) { m->qfep = true; }},
+    {"+qfem", "+qfem", false, [](Method* m) { m->qfem = true; }},
+    {"+qfep", "+qfep", false, [](Method* m) { m->qfep = true; }},
 };
 
 // Takes the last suffix off `name`, if there is one.
@@ -66,10 +67,9 @@ const Suffix* take_suffix(std::string* name) {
 
 // "-gptq-gptaq" would be the last of them under both names; a suffix twice is a slip, too.
 void check_suffixes(const std::string& asked, const std::vector<const Suffix*>& suffixes) {
-  const auto solves = [](const Suffix* s) { return s <= &kSuffixes[1]; };
   for (std::size_t i = 0; i < suffixes.size(); ++i) {
     for (std::size_t j = 0; j < i; ++j) {
-      if (suffixes[i] != suffixes[j] && !(solves(suffixes[i]) && solves(suffixes[j]))) continue;
+      if (suffixes[i] != suffixes[j] && !(suffixes[i]->solves && suffixes[j]->solves)) continue;
       throw std::runtime_error("method " + rrs_examples::quoted_name(asked) + ": " +
                                suffixes[j]->written + " and " + suffixes[i]->written +
                                " do not go together");
