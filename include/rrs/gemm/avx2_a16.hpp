@@ -189,6 +189,9 @@ RRS_TARGET_AVX2 RRS_FORCE_INLINE __m256 codes_at(__m256i w) noexcept {
   return _mm256_sub_ps(_mm256_castsi256_ps(bits_i32x8), _mm256_set1_ps(kZero));
 }
 
+// In order: Clang 14 else mixes the chains of a line and spills.
+RRS_TARGET_AVX2 RRS_FORCE_INLINE void keep(__m256& x) noexcept { __asm__ volatile("" : "+x"(x)); }
+
 // part += codes * x for one input.
 template <unsigned R>
 RRS_TARGET_AVX2 RRS_FORCE_INLINE void add_input(__m256 code_f32x8, const float* x,
@@ -196,6 +199,7 @@ RRS_TARGET_AVX2 RRS_FORCE_INLINE void add_input(__m256 code_f32x8, const float* 
   RRS_UNROLL_FULL
   for (unsigned r = 0; r < R; ++r) {
     part[r] = _mm256_fmadd_ps(_mm256_broadcast_ss(x + r), code_f32x8, part[r]);
+    keep(part[r]);
   }
 }
 
@@ -204,6 +208,8 @@ RRS_TARGET_AVX2 RRS_FORCE_INLINE void add_input(__m256 code_f32x8, const float* 
 template <int kWeightBits, unsigned R>
 RRS_TARGET_AVX2 RRS_FORCE_INLINE void add_block(const std::uint8_t* in, const float* x,
                                                 __m256 (&part)[R]) noexcept {
+  // GCC 12 else keeps what it broadcasts for the next block, on the stack.
+  __asm__ volatile("" : "+r"(x));
   const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in));
   if (kWeightBits == 8) {
     const __m256i high = _mm256_srli_epi32(w, 16);

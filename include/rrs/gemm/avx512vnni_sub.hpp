@@ -2,15 +2,14 @@
 //
 // from: wide_columns (avx512vnni_wide.hpp), which unpacks the block and its scales.  to: the tile's
 // floats, or the int32 sums of a row group.
-// Instructions: avx512vnni.hpp. Registers: 6 rows x 4 panels: 24 int32 accumulators + 4 weights + 1
-// broadcast = 29, floats in L1; groups of 256 and the last panels of a matrix 7 x 2: 14 int32 + 14
-// float + 2 + 1.
-// What bounds it (Emerald Rapids, sub-tile in L1, share of the rate of vpdpbusd alone):
+// Instructions: avx512vnni.hpp. Registers: 6 rows x 4 panels: 24 int32 accumulators + 4 weights + 2
+// broadcasts, floats in L1, one block of assembly per group (avx512vnni_four.hpp); groups of 256
+// and the last panels of a matrix 7 x 2: 14 int32 + 14 float + 2 + 1. What bounds it (Emerald
+// Rapids, sub-tile in L1, share of the rate of vpdpbusd alone):
 //   ports 0 and 5, group ends counted: 0.94 at groups of 128, 0.80 at 32.
 //   6x4 0.88 (clang 0.91) at 128, 0.65-0.70 at 32. Without its stores it reaches 0.95 and 0.80: a
 //   512-bit store, whatever it holds and wherever it goes in L1, costs 1.6 cycles of both ports,
-//   also as two 256-bit halves; an 8-byte store costs nothing. One inline asm block for the whole
-//   tile, unrolled or not: +1.5 % only, so branches and the compiler are not the reason.
+//   also as two 256-bit halves; an 8-byte store costs nothing.
 //   7x2, sums in registers over blocks of 128 / 256 / 512 inputs: 0.85 / 0.89 / 0.92 at 128, 0.75 /
 //   0.77 / 0.785 at 32 (asm and C++ alike), so its blocks are 512 inputs long.
 #pragma once
@@ -21,6 +20,7 @@
 
 #include "rrs/gemm/avx512_block.hpp"
 #include "rrs/gemm/avx512vnni_dot.hpp"
+#include "rrs/gemm/avx512vnni_four.hpp"
 
 #if RRS_X86_64
 
@@ -50,37 +50,26 @@ RRS_FUNCTIONS_BEGIN
 namespace avx512vnni {
 
 // Sub-tile and block: see the head, and that of avx512vnni_wide.hpp.
-template <unsigned kRows, unsigned kPanels, int kInputs, bool kRegisters>
+template <unsigned kRows, unsigned kPanels, int kInputs>
 struct WideShape {
   static constexpr unsigned kSubRows = kRows;
   static constexpr unsigned kSubPanels = kPanels;
   static constexpr int kBlock = kInputs;
-  static constexpr bool kSumsInRegisters = kRegisters;  // across the groups of a block
 };
-using WideFour = WideShape<6, 4, 128, false>;
-using WideTwo = WideShape<7, 2, 512, true>;
-using WideLastPanel = WideShape<7, 1, 512, true>;
-
-// The compiler forgets where a pointer came from: it then addresses base + constant, where GCC else
-// computes the 24 addresses once per call, spills them and reloads each for every group.
-template <class T>
-RRS_FORCE_INLINE void hide(T*& pointer) noexcept {
-  __asm__("" : "+r"(pointer));
-}
+using WideFour = WideShape<6, 4, 128>;
+using WideTwo = WideShape<7, 2, 512>;
+using WideLastPanel = WideShape<7, 1, 512>;
 
 // acc += all products of `inputs` inputs.
 template <unsigned R, unsigned P>
 RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void wide_dot(__m512i (&acc)[R][P], const std::uint8_t*& w,
                                                      std::int64_t panel_step, const std::int8_t*& a,
                                                      std::int64_t step, int inputs) noexcept {
-  const std::uint8_t* w3 = w + 3 * panel_step;  // addresses scale by 1 and 2, not by 3
   for (int k = inputs; k > 0; k -= 4) {
     __m512i w_u8x64[P];
     RRS_UNROLL_FULL
-    for (unsigned p = 0; p < P; ++p)
-      w_u8x64[p] = _mm512_loadu_si512(p == 3 ? w3 : w + p * panel_step);
+    for (unsigned p = 0; p < P; ++p) w_u8x64[p] = _mm512_loadu_si512(w + p * panel_step);
     w += 64;
-    w3 += 64;
     RRS_UNROLL_FULL
     for (unsigned r = 0; r < R; ++r) {
       const __m512i a_i8x64 = broadcast4(a + r * 4);
@@ -93,22 +82,19 @@ RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void wide_dot(__m512i (&acc)[R][P], const
   }
 }
 
-// R rows x P panels over one block.
-template <unsigned R, class Shape>
+// R rows x P <= 2 panels over one block, the float sums of its groups in registers.
+template <unsigned R, unsigned P>
 RRS_TARGET_AVX512VNNI __attribute__((noinline)) inline void wide_sub(const WideBlock& b,
                                                                      int first_row) noexcept {
-  constexpr unsigned P = Shape::kSubPanels;
-  constexpr bool kRegisters = Shape::kSumsInRegisters;
   const std::int64_t step = std::int64_t{b.rows} * 4;
   const std::int8_t* a = b.activations + first_row * 4;
   const std::uint8_t* w = b.weights;
   const std::int32_t* starts = b.starts + first_row;
   const float* vc = b.vc;
   const int groups = b.groups;
-  const std::int64_t stride = kRegisters ? b.out_stride : std::int64_t{P * 16};
-  float* out = b.out + first_row * stride;
+  float* out = b.out + first_row * b.out_stride;
   __m512 sum_f32x16[R][P];
-  if (kRegisters) avx512::load_sums(out, stride, sum_f32x16);
+  avx512::load_sums(out, b.out_stride, sum_f32x16);
   for (int g = 0; g < groups; ++g) {
     __m512i acc_i32x16[R][P];
     RRS_UNROLL_FULL
@@ -118,39 +104,25 @@ RRS_TARGET_AVX512VNNI __attribute__((noinline)) inline void wide_sub(const WideB
     }
     starts += b.rows;
     const float* s = b.scales[g] + first_row;
-    float* sums = out;
-    hide(s);
-    hide(sums);
     wide_dot<R, P>(acc_i32x16, w, b.panel_step, a, step,
                    g + 1 == groups ? b.last_inputs : b.group_inputs);
-    __m512 s_f32x16[R];
-    RRS_UNROLL_FULL
-    for (unsigned r = 0; r < R && !kRegisters; ++r) s_f32x16[r] = _mm512_set1_ps(s[r]);
     RRS_UNROLL_FULL
     for (unsigned p = 0; p < P; ++p) {
       const __m512 v_f32x16 = _mm512_load_ps(vc + p * 16);
       const __m512 c_f32x16 = _mm512_load_ps(vc + (P + p) * 16);
       RRS_UNROLL_FULL
       for (unsigned r = 0; r < R; ++r) {
-        float* o = sums + r * stride + p * 16;
         const __m512 tmp_f32x16 =
             _mm512_fmadd_ps(_mm512_castsi512_ps(acc_i32x16[r][p]), v_f32x16, c_f32x16);
-        const __m512 old_f32x16 = kRegisters ? sum_f32x16[r][p] : _mm512_loadu_ps(o);
-        const __m512 scale_f32x16 = kRegisters ? _mm512_set1_ps(s[r]) : s_f32x16[r];
-        const __m512 new_f32x16 = _mm512_fmadd_ps(tmp_f32x16, scale_f32x16, old_f32x16);
-        if (kRegisters) {
-          sum_f32x16[r][p] = new_f32x16;
-        } else {
-          _mm512_storeu_ps(o, new_f32x16);
-        }
+        sum_f32x16[r][p] = _mm512_fmadd_ps(tmp_f32x16, _mm512_set1_ps(s[r]), sum_f32x16[r][p]);
       }
     }
     vc += 2 * P * 16;
   }
-  if (kRegisters) avx512::store_sums(sum_f32x16, stride, out);
+  avx512::store_sums(sum_f32x16, b.out_stride, out);
 }
 
-// R rows x P panels of a row group: int32 sums, to and from `out`.
+// R rows x P <= 2 panels of a row group: int32 sums, to and from `out`.
 template <unsigned R, unsigned P>
 RRS_TARGET_AVX512VNNI __attribute__((noinline)) inline void wide_carry(const WideBlock& b,
                                                                        int first_row) noexcept {
@@ -175,12 +147,36 @@ RRS_TARGET_AVX512VNNI __attribute__((noinline)) inline void wide_carry(const Wid
   }
 }
 
+// The same for four panels, whose groups are assembly. Rows of `out` lie 4 x 16 floats apart.
+template <unsigned R, bool kCarry>
+RRS_TARGET_AVX512VNNI __attribute__((noinline)) inline void wide_four(const WideBlock& b,
+                                                                      int first_row) noexcept {
+  FourPanels f{b.weights, b.panel_step, b.activations + first_row * 4, std::int64_t{b.rows} * 4,
+               b.last_inputs / 4};
+  float* out = b.out + first_row * 4 * kPanelOutputs;
+  if (kCarry) return four_carry<R>(f, out);
+  const std::int32_t* starts = b.starts + first_row;
+  const float* vc = b.vc;
+  f.steps = b.group_inputs / 4;
+  for (int g = 0; g + 1 < b.groups; ++g) {
+    four_group<R>(f, starts, vc, b.scales[g] + first_row, out);
+    f.weights += 64 * f.steps;
+    f.codes += f.row_step * f.steps;
+    starts += b.rows;
+    vc += 8 * kPanelOutputs;
+  }
+  f.steps = b.last_inputs / 4;
+  four_group<R>(f, starts, vc, b.scales[b.groups - 1] + first_row, out);
+}
+
 template <unsigned R, class Shape, bool kCarry>
 RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void wide_part(const WideBlock& b, int row) noexcept {
-  if constexpr (kCarry) {
+  if constexpr (Shape::kSubPanels == 4) {
+    wide_four<R, kCarry>(b, row);
+  } else if constexpr (kCarry) {
     wide_carry<R, Shape::kSubPanels>(b, row);
   } else {
-    wide_sub<R, Shape>(b, row);
+    wide_sub<R, Shape::kSubPanels>(b, row);
   }
 }
 
