@@ -49,6 +49,7 @@ int coordinate(const PeerOptions& o, int argc, char** argv) {
   if (o.decode) append(&targets, run_decode(o, &records));
   if (o.scaling) append(&targets, run_scaling(o, &records));
   if (!o.other.empty()) run_builds(o, &records);
+  if (o.clocks) run_clocks(o, &records);
   if (o.transforms) append(&targets, run_transforms(o, &records));
   report_targets(targets, &records);
   if (!o.json.empty()) records.write(o.json);

@@ -7,7 +7,8 @@ namespace rrs_bench {
 namespace {
 
 constexpr const char* kUsage =
-    "usage: bench_peers [--table] [--sweep] [--decode] [--scaling] [--transforms] [--all]\n"
+    "usage: bench_peers [--table] [--sweep] [--decode] [--scaling] [--transforms] [--clocks]\n"
+    "                   [--all]\n"
     "                   [--other PROGRAM]   the same kernels in another build of bench_peers\n"
     "  without any of these: --table\n"
     "  --m 512,128,8,1   --k 4096  --n 4096   shapes of the table\n"
@@ -39,8 +40,10 @@ PeerOptions parse_peer_options(int argc, char** argv) {
   o.decode = flags.given("decode") || all;
   o.scaling = flags.given("scaling") || all;
   o.transforms = flags.given("transforms") || all;
+  o.clocks = flags.given("clocks") || all;
   o.table = flags.given("table") || all;
-  const bool parts = o.sweep || o.decode || o.scaling || o.transforms || !o.other.empty();
+  const bool parts =
+      o.sweep || o.decode || o.scaling || o.transforms || o.clocks || !o.other.empty();
   o.table = o.table || !parts;
   o.sweep_rows = flags.integer("sweep-rows", 64);
   o.dram_bytes = flags.integer("dram-mb", 1024) * kMegabyte;

@@ -19,7 +19,8 @@ struct PeerOptions {
   std::vector<std::string> peers;  // empty: all
   std::string methods;             // "*": all
   RoundOptions rounds;
-  bool table = false, sweep = false, decode = false, scaling = false, transforms = false;
+  bool table = false, sweep = false, decode = false, scaling = false, transforms = false,
+       clocks = false;
   std::int64_t sweep_rows = 64;
   std::int64_t dram_bytes = 0;
   std::int64_t cache_bytes = 0;

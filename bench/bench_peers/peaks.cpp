@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "bench_peers/clock_rate.hpp"
 #include "rrs/core/cpu.hpp"
 #include "rrs/core/dispatch.hpp"
 #include "rrs/gemm/amx_tiles.hpp"
@@ -76,13 +77,15 @@ struct Candidate {
 };
 
 InstructionPeak measure_peak(const Candidate& c, int rounds) {
-  std::vector<double> rates;
+  core_ghz();  // finds its unit
+  std::vector<double> rates, ghz;
   for (int i = 0; i < rounds; ++i) {
     const Seconds start = now();
     c.loop();
+    ghz.push_back(core_ghz());  // before the system calls of the other clock
     rates.push_back(static_cast<double>(c.loops) * kChains * c.macs / since(start).cpu);
   }
-  return {c.level, c.instruction, summarize(rates).median};
+  return {c.level, c.instruction, summarize(rates).median, summarize(ghz).median};
 }
 
 }  // namespace

@@ -10,6 +10,7 @@ struct InstructionPeak {
   std::string level;
   std::string instruction;
   double macs_per_second = 0.0;  // independent registers, nothing else in the loop
+  double ghz = 0.0;              // right after it
 };
 
 // vpmaddubsw ymm, vpmaddubsw zmm, vpdpbusd zmm, and vfmadd of both widths, as far as the CPU has

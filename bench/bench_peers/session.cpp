@@ -94,4 +94,10 @@ Seconds Session::run(std::size_t index, double milliseconds) {
   return s;
 }
 
+double Session::clock(std::size_t index, double milliseconds) {
+  std::fprintf(to_, "clock %zu %.3f\n", index, milliseconds);
+  std::fflush(to_);
+  return std::atof(read_line().c_str());
+}
+
 }  // namespace rrs_bench

@@ -42,6 +42,8 @@ class Session {
   std::vector<SubjectInfo> open(std::int64_t m, std::int64_t k, std::int64_t n,
                                 std::int64_t footprint, const std::string& methods);
   Seconds run(std::size_t index, double milliseconds);
+  // GHz of its core right after calls of that length.
+  double clock(std::size_t index, double milliseconds);
 
  private:
   std::string read_line();

@@ -2,11 +2,13 @@
 
 #include <cstddef>
 #include <cstdio>
+#include <functional>
 #include <iostream>
 #include <memory>
 #include <sstream>
 #include <vector>
 
+#include "bench_peers/clock_rate.hpp"
 #include "bench_peers/peer.hpp"
 #include "support/flags.hpp"
 #include "support/rounds.hpp"
@@ -40,6 +42,22 @@ void answer_run(std::istringstream& line, const std::vector<Subject>& subjects) 
   std::fflush(stdout);
 }
 
+void answer_clock(std::istringstream& line, const std::vector<Subject>& subjects) {
+  std::size_t index = 0;
+  double milliseconds = 0.0;
+  line >> index >> milliseconds;
+  double ghz = 0.0;
+  if (index < subjects.size()) {
+    const std::function<void()>& run = subjects[index].run;
+    const double seconds = 1e-3 * milliseconds;
+    const Seconds once = repeat_for(run, 0.25 * seconds);
+    for (double t = 0.0; t < seconds; t += once.wall) run();  // no system call before the reading
+    ghz = core_ghz();
+  }
+  std::printf("%.4f\n", ghz);
+  std::fflush(stdout);
+}
+
 }  // namespace
 
 int serve_peer(const std::string& name, int threads) {
@@ -48,6 +66,7 @@ int serve_peer(const std::string& name, int threads) {
     std::cerr << "no peer '" << name << "' in this build\n";
     return 2;
   }
+  core_ghz();  // finds its unit
   std::vector<Subject> subjects;
   for (std::string text; std::getline(std::cin, text);) {
     std::istringstream line(text);
@@ -57,6 +76,8 @@ int serve_peer(const std::string& name, int threads) {
       subjects = answer_open(line, threads, *peer);
     } else if (command == "run") {
       answer_run(line, subjects);
+    } else if (command == "clock") {
+      answer_clock(line, subjects);
     } else {
       break;
     }

@@ -1,7 +1,9 @@
 // The worker side: a peer that obeys lines on stdin and answers on stdout.
 //
 //   open M K N footprint methods    ->  count, then "method \t level \t part \t kernel \t bytes"
-//   each run index min_ms                ->  "cpu wall", seconds per call quit
+//   run index min_ms                ->  "cpu wall", seconds per call
+//   clock index min_ms              ->  GHz right after calls for min_ms
+//   quit
 #pragma once
 
 #include <string>

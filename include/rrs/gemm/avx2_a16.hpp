@@ -5,10 +5,12 @@
 // Registers: 6 rows x 2 vectors = 12 sums, 2 weights, 1 broadcast. Weights become floats once per
 // tile and chunk of 128 inputs (8 KB of L1): 4 uops per 8 weights, shared by all rows of the tile.
 // Code to float: u | bits of 2^23 is the float 2^23 + u; minus (2^23 + zero) is exact. With the
-// code s bits higher, 2^(23 - s) does the same without a shift. Up to 3 rows use weights in the
-// registers in which they became floats (stream_rows), 2 panels at a time, so that 4 chains of
-// fused multiply-adds and more are in flight. One row of W4: 70 uops on three ports per 64 bytes,
-// 23 cycles. Offsets (zero points) take the way through L1.
+// code s bits higher, 2^(23 - s) does the same without a shift. Up to 5 rows use weights in the
+// registers in which they became floats (stream_rows); 1 and 2 rows 2 panels at a time, so that 4
+// chains of fused multiply-adds and more are in flight. One row of W4: 70 uops on three ports per
+// 64 bytes, 23 cycles. Through L1 4 and 5 rows take 1.30 (g++) and 1.14 to 1.18 (clang++) times as
+// long, 6 rows 1.14 with g++ but 0.7 to 0.99 with clang++, which spills (Granite Rapids). Offsets
+// (zero points) take the way through L1.
 #pragma once
 
 #include <algorithm>
@@ -33,7 +35,7 @@ inline constexpr int kFloatTileRows = 48;
 inline constexpr int kFloatPanels = 4;
 inline constexpr int kFloatChunk = 128;
 inline constexpr int kFloatStreamAhead = 4096;
-inline constexpr int kFloatStreamRows = 3;
+inline constexpr int kFloatStreamRows = 5;
 
 // One run of inputs inside one group, for one sub-tile and panel.
 struct FloatRun {
@@ -115,37 +117,54 @@ inline constexpr FloatFunctions kFloatFunctions = {{nullptr, &float_run<1>, &flo
                                                     &float_run<3>, &float_run<4>, &float_run<5>,
                                                     &float_run<6>}};
 
-// 8 codes (low bits of each lane, shifted by `shift` and masked) to exact floats.
-RRS_TARGET_AVX2 RRS_FORCE_INLINE __m256 codes_to_float(__m256i w, int shift, int mask,
-                                                       __m256 zero_f32x8) noexcept {
-  const __m256i u_i32x8 =
-      _mm256_and_si256(_mm256_srl_epi32(w, _mm_cvtsi32_si128(shift)), _mm256_set1_epi32(mask));
-  const __m256i bits_i32x8 = _mm256_or_si256(u_i32x8, _mm256_set1_epi32(0x4b000000));
-  return _mm256_sub_ps(_mm256_castsi256_ps(bits_i32x8), zero_f32x8);
+// 8 codes that begin kBit bits up in their lanes, minus kZero, as exact floats.
+template <int kWeightBits, int kBit, int kZero>
+RRS_TARGET_AVX2 RRS_FORCE_INLINE __m256 codes_at(__m256i w) noexcept {
+  constexpr int kMask = ((1 << kWeightBits) - 1) << kBit;
+  constexpr int kMagic = (127 + 23 - kBit) << 23;
+  constexpr int kMagicValue = (1 << (23 - kBit)) + kZero;
+  const __m256i bits_i32x8 =
+      _mm256_or_si256(_mm256_and_si256(w, _mm256_set1_epi32(kMask)), _mm256_set1_epi32(kMagic));
+  return _mm256_sub_ps(_mm256_castsi256_ps(bits_i32x8), _mm256_set1_ps(kMagicValue));
 }
 
-// inputs of one group [first, first + inputs), multiples of 4 (W8) or 8 (W4), to [inputs][16]. With
-// offsets w = fma(u, v, offset), without the code itself.
-template <int kWeightBits>
+// 8 codes of input kInput: nibble 2j of its dword for j below 4, nibble 2(j-4)+1 above; W8: byte j.
+// Inputs 2 apart (W8: 1 apart) share a shift.
+template <int kWeightBits, int kInput, int kZero>
+RRS_TARGET_AVX2 RRS_FORCE_INLINE __m256 input_codes(__m256i w) noexcept {
+  constexpr int kShift = kWeightBits == 8 ? kInput / 2 * 16 : kInput % 2 * 8 + kInput / 4 * 4;
+  constexpr int kBit = kWeightBits == 8 ? kInput % 2 * 8 : kInput % 4 / 2 * 16;
+  return codes_at<kWeightBits, kBit, kZero>(_mm256_srli_epi32(w, kShift));
+}
+
+// The inputs of a block to out[input * 16]; with offsets as fma(u, v, offset), else minus the zero.
+template <int kWeightBits, bool kOffsets, int... kInputs>
+RRS_TARGET_AVX2 RRS_FORCE_INLINE void store_codes(__m256i w, const float* v, const float* offsets,
+                                                  float* out,
+                                                  std::integer_sequence<int, kInputs...>) noexcept {
+  if constexpr (kOffsets) {
+    (_mm256_store_ps(out + kInputs * 16,
+                     _mm256_fmadd_ps(input_codes<kWeightBits, kInputs, 0>(w), _mm256_loadu_ps(v),
+                                     _mm256_loadu_ps(offsets))),
+     ...);
+  } else {
+    constexpr int kZero = 1 << (kWeightBits - 1);
+    (_mm256_store_ps(out + kInputs * 16, input_codes<kWeightBits, kInputs, kZero>(w)), ...);
+  }
+}
+
+// inputs of one group [first, first + inputs), multiples of 4 (W8) or 8 (W4), to [inputs][16].
+template <int kWeightBits, bool kOffsets>
 RRS_TARGET_AVX2 inline void dequantize(const std::uint8_t* in, std::int64_t inputs, const float* v,
                                        const float* offsets, float* out) noexcept {
-  constexpr int kInputs = kWeightBits == 4 ? 8 : 4;
-  constexpr int kMask = kWeightBits == 4 ? 15 : 255;
-  const float zero = offsets != nullptr ? 0.0f : kWeightBits == 4 ? 8.0f : 128.0f;
-  const __m256 zero_f32x8 = _mm256_set1_ps(8388608.0f + zero);
-  for (std::int64_t k = 0; k < inputs; k += kInputs, in += 64) {
+  constexpr int kInputs = 32 / kWeightBits;
+  constexpr std::make_integer_sequence<int, kInputs> kAll{};
+  for (std::int64_t k = 0; k < inputs; k += kInputs, in += 64, out += kInputs * 16) {
     _mm_prefetch(reinterpret_cast<const char*>(in) + kFloatStreamAhead, _MM_HINT_T0);
-    for (int half = 0; half < 2; ++half) {
-      const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + 32 * half));
-      for (int j = 0; j < kInputs; ++j) {
-        const int shift = kWeightBits == 4 ? j % 4 * 8 + j / 4 * 4 : j * 8;
-        __m256 w_f32x8 = codes_to_float(w, shift, kMask, zero_f32x8);
-        if (offsets != nullptr) {
-          w_f32x8 = _mm256_fmadd_ps(w_f32x8, _mm256_loadu_ps(v + 8 * half),
-                                    _mm256_loadu_ps(offsets + 8 * half));
-        }
-        _mm256_store_ps(out + (k + j) * 16 + 8 * half, w_f32x8);
-      }
+    for (int half = 0; half < 16; half += 8) {
+      const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + 4 * half));
+      store_codes<kWeightBits, kOffsets>(w, v + half, kOffsets ? offsets + half : nullptr,
+                                         out + half, kAll);
     }
   }
 }
@@ -163,8 +182,12 @@ RRS_TARGET_AVX2 inline void float_chunk(const GemmTileArgs& a, int panel, std::i
     _mm256_store_ps(v + half, _mm256_cvtph_ps(_mm_loadu_si128(f16x8)));
   }
   const float* offsets = a.weight_offsets == nullptr ? nullptr : a.weight_offsets + scales;
-  dequantize<kWeightBits>(a.weights + panel * a.panel_bytes + first * 2 * kWeightBits, run.inputs,
-                          v, offsets, weights);
+  const std::uint8_t* in = a.weights + panel * a.panel_bytes + first * 2 * kWeightBits;
+  if (offsets == nullptr) {
+    dequantize<kWeightBits, false>(in, run.inputs, v, nullptr, weights);
+  } else {
+    dequantize<kWeightBits, true>(in, run.inputs, v, offsets, weights);
+  }
   const RowTiles sub = make_row_tiles(a.rows, kFloatRows);
   run.weights = weights;
   run.v = offsets == nullptr ? v : nullptr;
@@ -176,17 +199,6 @@ RRS_TARGET_AVX2 inline void float_chunk(const GemmTileArgs& a, int panel, std::i
     run.part = part + row * 16;
     kFloatFunctions.rows[sub.rows_in(t)](run);
   }
-}
-
-// 8 codes that begin kBit bits up in their lanes, to exact floats.
-template <int kWeightBits, int kBit>
-RRS_TARGET_AVX2 RRS_FORCE_INLINE __m256 codes_at(__m256i w) noexcept {
-  constexpr int kMask = ((1 << kWeightBits) - 1) << kBit;
-  constexpr int kMagic = (127 + 23 - kBit) << 23;
-  constexpr int kZero = (1 << (23 - kBit)) + (1 << (kWeightBits - 1));
-  const __m256i bits_i32x8 =
-      _mm256_or_si256(_mm256_and_si256(w, _mm256_set1_epi32(kMask)), _mm256_set1_epi32(kMagic));
-  return _mm256_sub_ps(_mm256_castsi256_ps(bits_i32x8), _mm256_set1_ps(kZero));
 }
 
 // In order: Clang 14 else mixes the chains of a line and spills.
@@ -203,38 +215,24 @@ RRS_TARGET_AVX2 RRS_FORCE_INLINE void add_input(__m256 code_f32x8, const float* 
   }
 }
 
-// 32 bytes of a block (8 outputs) against its inputs. Input j is nibble 2j of its dword below 4,
-// nibble 2(j-4)+1 above; W8: byte j.
-template <int kWeightBits, unsigned R>
+// 32 bytes of a block (8 outputs) against its inputs.
+template <int kWeightBits, unsigned R, int... kInputs>
 RRS_TARGET_AVX2 RRS_FORCE_INLINE void add_block(const std::uint8_t* in, const float* x,
-                                                __m256 (&part)[R]) noexcept {
+                                                __m256 (&part)[R],
+                                                std::integer_sequence<int, kInputs...>) noexcept {
   // GCC 12 else keeps what it broadcasts for the next block, on the stack.
   __asm__ volatile("" : "+r"(x));
+  constexpr int kZero = 1 << (kWeightBits - 1);
   const __m256i w = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in));
-  if (kWeightBits == 8) {
-    const __m256i high = _mm256_srli_epi32(w, 16);
-    add_input(codes_at<8, 0>(w), x, part);
-    add_input(codes_at<8, 8>(w), x + R, part);
-    add_input(codes_at<8, 0>(high), x + 2 * R, part);
-    add_input(codes_at<8, 8>(high), x + 3 * R, part);
-    return;
-  }
-  const __m256i by8 = _mm256_srli_epi32(w, 8);
-  add_input(codes_at<4, 0>(w), x, part);
-  add_input(codes_at<4, 0>(by8), x + R, part);
-  add_input(codes_at<4, 16>(w), x + 2 * R, part);
-  add_input(codes_at<4, 16>(by8), x + 3 * R, part);
-  const __m256i by4 = _mm256_srli_epi32(w, 4), by12 = _mm256_srli_epi32(w, 12);
-  add_input(codes_at<4, 0>(by4), x + 4 * R, part);
-  add_input(codes_at<4, 0>(by12), x + 5 * R, part);
-  add_input(codes_at<4, 16>(by4), x + 6 * R, part);
-  add_input(codes_at<4, 16>(by12), x + 7 * R, part);
+  (add_input(input_codes<kWeightBits, kInputs, kZero>(w), x + kInputs * static_cast<int>(R), part),
+   ...);
 }
 
 // R rows (all of the tile) x P panels over all of K; no offsets.
 template <int kWeightBits, unsigned R, unsigned P>
 RRS_TARGET_AVX2 void stream_rows(const GemmTileArgs& a, int panel) noexcept {
   constexpr int kInputs = 32 / kWeightBits;
+  constexpr std::make_integer_sequence<int, kInputs> kAll{};
   alignas(32) float sums[P * 2][R][8] = {};
   const std::int64_t group = a.inner_group == kRowGroup ? a.k_padded : a.inner_group;
   const std::uint8_t* weights = a.weights + panel * a.panel_bytes;
@@ -250,8 +248,8 @@ RRS_TARGET_AVX2 void stream_rows(const GemmTileArgs& a, int panel) noexcept {
       for (unsigned p = 0; p < P; ++p) {
         const std::uint8_t* at = weights + p * a.panel_bytes;
         _mm_prefetch(reinterpret_cast<const char*>(at) + kFloatStreamAhead, _MM_HINT_T0);
-        add_block<kWeightBits>(at, x, part_f32x8[2 * p]);
-        add_block<kWeightBits>(at + 32, x, part_f32x8[2 * p + 1]);
+        add_block<kWeightBits>(at, x, part_f32x8[2 * p], kAll);
+        add_block<kWeightBits>(at + 32, x, part_f32x8[2 * p + 1], kAll);
       }
     }
     RRS_UNROLL_FULL
@@ -277,8 +275,9 @@ using GemmStream = void (*)(const GemmTileArgs& args, int panel) noexcept;
 template <int kWeightBits>
 inline constexpr GemmStream kStreams[2][kFloatStreamRows] = {
     {&stream_rows<kWeightBits, 1, 1>, &stream_rows<kWeightBits, 2, 1>,
-     &stream_rows<kWeightBits, 3, 1>},
-    {&stream_rows<kWeightBits, 1, 2>, &stream_rows<kWeightBits, 2, 2>, nullptr}};
+     &stream_rows<kWeightBits, 3, 1>, &stream_rows<kWeightBits, 4, 1>,
+     &stream_rows<kWeightBits, 5, 1>},
+    {&stream_rows<kWeightBits, 1, 2>, &stream_rows<kWeightBits, 2, 2>}};
 
 template <int kWeightBits>
 RRS_TARGET_AVX2 inline void stream_tile(const GemmTileArgs& a) noexcept {
