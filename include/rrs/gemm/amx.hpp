@@ -83,6 +83,8 @@ RRS_TARGET_AMX RRS_FORCE_INLINE void advance(AmxTile& t) noexcept {
     } else {
       finish_magic<false>(t.sums[oldest], job, t.rows);
     }
+  } else if (t.finish == GemmFinish::kCarry && job.panels == 2) {
+    finish_carry(t.sums[oldest], job, t.rows);
   } else {
     finish_any(t.sums[oldest], job, t.rows, t.finish);
   }

@@ -60,22 +60,40 @@ RRS_TARGET_AVX512 RRS_FORCE_INLINE void run16(__m512i (&acc)[R][P],
   }
 }
 
-// Finishes one output block of one row: isum -> sum, in the written order.
-RRS_TARGET_AVX512 RRS_FORCE_INLINE __m512 finish_group(const GemmBlock& b, int g, unsigned panel,
-                                                       __m512i isum_i32x16, float s,
-                                                       __m512 sum_f32x16) noexcept {
-  const __m512 v_f32x16 = _mm512_load_ps(b.v[g][panel]);
-  const __m512 tmp_f32x16 = b.finish == GemmFinish::kMagic
-                                ? _mm512_fmadd_ps(_mm512_castsi512_ps(isum_i32x16), v_f32x16,
-                                                  _mm512_load_ps(b.c[g][panel]))
-                                : _mm512_mul_ps(_mm512_cvtepi32_ps(isum_i32x16), v_f32x16);
-  return _mm512_fmadd_ps(tmp_f32x16, _mm512_set1_ps(s), sum_f32x16);
+// Starts of the int32 sums of a sub-tile: the zero point's share, or what the last block left.
+template <unsigned R, unsigned P>
+RRS_TARGET_AVX512 RRS_FORCE_INLINE void start_group(const GemmBlock& b, int g, int first_row,
+                                                    const float* out,
+                                                    __m512i (&isum)[R][P]) noexcept {
+  const std::int32_t* starts = b.starts + g * b.rows + first_row;
+  if (b.resume) {
+    RRS_UNROLL_FULL
+    for (unsigned i = 0; i < R * P; ++i) {
+      isum[i / P][i % P] = _mm512_loadu_si512(out + i / P * b.out_stride + i % P * 16);
+    }
+    return;
+  }
+  RRS_UNROLL_FULL
+  for (unsigned i = 0; i < R * P; ++i) isum[i / P][i % P] = _mm512_set1_epi32(starts[i / P]);
 }
 
-// Start of the int32 sum of one output block: the zero point's share, or what the last block left.
-RRS_TARGET_AVX512 RRS_FORCE_INLINE __m512i start_group(const GemmBlock& b, int g, int row,
-                                                       const float* out) noexcept {
-  return b.resume ? _mm512_loadu_si512(out) : _mm512_set1_epi32(b.starts[g * b.rows + row]);
+// isum -> sum of a group that ends by kMagic.
+template <unsigned R, unsigned P>
+RRS_TARGET_AVX512 RRS_FORCE_INLINE void finish_magic(const GemmBlock& b, int g, int first_row,
+                                                     const __m512i (&isum)[R][P],
+                                                     __m512 (&sum_f32x16)[R][P]) noexcept {
+  const float* s = b.scales[g] + first_row;
+  RRS_UNROLL_FULL
+  for (unsigned p = 0; p < P; ++p) {
+    const __m512 v_f32x16 = _mm512_load_ps(b.v[g][p]);
+    const __m512 c_f32x16 = _mm512_load_ps(b.c[g][p]);
+    RRS_UNROLL_FULL
+    for (unsigned r = 0; r < R; ++r) {
+      const __m512 tmp_f32x16 =
+          _mm512_fmadd_ps(_mm512_castsi512_ps(isum[r][p]), v_f32x16, c_f32x16);
+      sum_f32x16[r][p] = _mm512_fmadd_ps(tmp_f32x16, _mm512_set1_ps(s[r]), sum_f32x16[r][p]);
+    }
+  }
 }
 
 // int32 sums of a group to `out`: carried as they are, or finished (floats live in `out`).
@@ -83,6 +101,12 @@ template <unsigned R, unsigned P>
 RRS_TARGET_AVX512 RRS_FORCE_INLINE void leave_group(const GemmBlock& b, int g, int first_row,
                                                     const __m512i (&isum)[R][P],
                                                     float* out) noexcept {
+  if (b.finish == GemmFinish::kMagic) {
+    __m512 sum_f32x16[R][P];
+    load_sums(out, b.out_stride, sum_f32x16);
+    finish_magic(b, g, first_row, isum, sum_f32x16);
+    return store_sums(sum_f32x16, b.out_stride, out);
+  }
   const float* s = b.scales[g] + first_row;
   RRS_UNROLL_FULL
   for (unsigned r = 0; r < R; ++r) {
@@ -93,15 +117,19 @@ RRS_TARGET_AVX512 RRS_FORCE_INLINE void leave_group(const GemmBlock& b, int g, i
         _mm512_storeu_si512(o, isum[r][p]);
       } else {
         const __m512 old_f32x16 = b.row_group ? _mm512_setzero_ps() : _mm512_loadu_ps(o);
-        _mm512_storeu_ps(o, finish_group(b, g, p, isum[r][p], s[r], old_f32x16));
+        const __m512 v_f32x16 = _mm512_load_ps(b.v[g][p]);
+        const __m512 tmp_f32x16 = _mm512_mul_ps(_mm512_cvtepi32_ps(isum[r][p]), v_f32x16);
+        _mm512_storeu_ps(o, _mm512_fmadd_ps(tmp_f32x16, _mm512_set1_ps(s[r]), old_f32x16));
       }
     }
   }
 }
 
-// 4-bit activations: one int16 run per group.
-template <unsigned R, unsigned P>
-RRS_TARGET_AVX512 inline void sub_tile_a4(const GemmBlock& b, int first_row) noexcept {
+// 4-bit activations: one int16 run per group. kMagic: floats live in registers over the block; else
+// int32 or floats in `out`, as it was left.
+template <unsigned R, unsigned P, bool kMagic>
+RRS_TARGET_AVX512 __attribute__((noinline)) inline void block_a4(const GemmBlock& b,
+                                                                 int first_row) noexcept {
   const __m512i ones_i16x32 = _mm512_set1_epi16(1);
   const std::int64_t step = std::int64_t{b.rows} * 4;
   const std::int8_t* a = b.activations + first_row * 4;
@@ -110,45 +138,32 @@ RRS_TARGET_AVX512 inline void sub_tile_a4(const GemmBlock& b, int first_row) noe
   for (unsigned p = 0; p < P; ++p) w[p] = b.weights[p];
   float* out = b.out + first_row * b.out_stride;
   __m512 sum_f32x16[R][P];
-  RRS_UNROLL_FULL
-  for (unsigned r = 0; r < R; ++r) {
-    RRS_UNROLL_FULL
-    for (unsigned p = 0; p < P; ++p) {
-      sum_f32x16[r][p] =
-          b.row_group ? _mm512_setzero_ps() : _mm512_loadu_ps(out + r * b.out_stride + p * 16);
-    }
-  }
+  if (kMagic) load_sums(out, b.out_stride, sum_f32x16);
   int at = 0;
   for (int g = 0; g < b.groups; ++g) {
     const int inputs = g + 1 == b.groups ? b.last_inputs : b.group_inputs;
-    __m512i acc_i16x32[R][P];
+    __m512i acc_i16x32[R][P], isum_i32x16[R][P];
     run16<R, P>(acc_i16x32, w, at, inputs, a + at / 4 * step, step);
     at += inputs;
-    const float* s = b.scales[g] + first_row;
+    start_group(b, g, first_row, out, isum_i32x16);
     RRS_UNROLL_FULL
-    for (unsigned r = 0; r < R; ++r) {
-      RRS_UNROLL_FULL
-      for (unsigned p = 0; p < P; ++p) {
-        float* o = out + r * b.out_stride + p * 16;
-        const __m512i isum_i32x16 =
-            _mm512_add_epi32(start_group(b, g, first_row + static_cast<int>(r), o),
-                             _mm512_madd_epi16(acc_i16x32[r][p], ones_i16x32));
-        if (b.finish == GemmFinish::kCarry) {
-          _mm512_storeu_si512(o, isum_i32x16);
-        } else {
-          sum_f32x16[r][p] = finish_group(b, g, p, isum_i32x16, s[r], sum_f32x16[r][p]);
-        }
-      }
+    for (unsigned i = 0; i < R * P; ++i) {
+      isum_i32x16[i / P][i % P] = _mm512_add_epi32(
+          isum_i32x16[i / P][i % P], _mm512_madd_epi16(acc_i16x32[i / P][i % P], ones_i16x32));
+    }
+    if (kMagic) {
+      finish_magic(b, g, first_row, isum_i32x16, sum_f32x16);
+    } else {
+      leave_group(b, g, first_row, isum_i32x16, out);
     }
   }
-  if (b.finish == GemmFinish::kCarry) return;
-  RRS_UNROLL_FULL
-  for (unsigned r = 0; r < R; ++r) {
-    RRS_UNROLL_FULL
-    for (unsigned p = 0; p < P; ++p) {
-      _mm512_storeu_ps(out + r * b.out_stride + p * 16, sum_f32x16[r][p]);
-    }
-  }
+  if (kMagic) store_sums(sum_f32x16, b.out_stride, out);
+}
+
+template <unsigned R, unsigned P>
+RRS_TARGET_AVX512 inline void sub_tile_a4(const GemmBlock& b, int first_row) noexcept {
+  b.finish == GemmFinish::kMagic ? block_a4<R, P, true>(b, first_row)
+                                 : block_a4<R, P, false>(b, first_row);
 }
 
 // 8-bit activations, W4: int16 runs of 32 inputs, widened into int32.
@@ -165,14 +180,7 @@ RRS_TARGET_AVX512 inline void sub_tile_a8(const GemmBlock& b, int first_row) noe
   for (int g = 0; g < b.groups; ++g) {
     const int end = at + (g + 1 == b.groups ? b.last_inputs : b.group_inputs);
     __m512i isum_i32x16[R][P];
-    RRS_UNROLL_FULL
-    for (unsigned r = 0; r < R; ++r) {
-      RRS_UNROLL_FULL
-      for (unsigned p = 0; p < P; ++p) {
-        isum_i32x16[r][p] =
-            start_group(b, g, first_row + static_cast<int>(r), out + r * b.out_stride + p * 16);
-      }
-    }
+    start_group(b, g, first_row, out, isum_i32x16);
     for (; at < end; at += 32) {
       __m512i acc_i16x32[R][P];
       run16<R, P>(acc_i16x32, w, at, (std::min)(32, end - at), a + at / 4 * step, step);
@@ -186,7 +194,7 @@ RRS_TARGET_AVX512 inline void sub_tile_a8(const GemmBlock& b, int first_row) noe
       }
     }
     at = end;
-    leave_group<R, P>(b, g, first_row, isum_i32x16, out);
+    leave_group(b, g, first_row, isum_i32x16, out);
   }
 }
 
@@ -209,14 +217,7 @@ RRS_TARGET_AVX512 inline void sub_tile_w8(const GemmBlock& b, int first_row) noe
   for (int g = 0; g < b.groups; ++g) {
     const int end = k + (g + 1 == b.groups ? b.last_inputs : b.group_inputs) / 4;
     __m512i isum_i32x16[R][P];
-    RRS_UNROLL_FULL
-    for (unsigned r = 0; r < R; ++r) {
-      RRS_UNROLL_FULL
-      for (unsigned p = 0; p < P; ++p) {
-        isum_i32x16[r][p] =
-            start_group(b, g, first_row + static_cast<int>(r), out + r * b.out_stride + p * 16);
-      }
-    }
+    start_group(b, g, first_row, out, isum_i32x16);
     for (; k < end; ++k) {
       __m512i even_i16x32[P], odd_i16x32[P];
       RRS_UNROLL_FULL
@@ -240,7 +241,7 @@ RRS_TARGET_AVX512 inline void sub_tile_w8(const GemmBlock& b, int first_row) noe
         }
       }
     }
-    leave_group<R, P>(b, g, first_row, isum_i32x16, out);
+    leave_group(b, g, first_row, isum_i32x16, out);
   }
 }
 
