@@ -87,11 +87,12 @@ namespace avx512vnni {
   "(%[vc]), %%zmm1\n" RRS_FOUR_EACH(RRS_FOUR_SCALE, p, r0, r1, r2, r3, r4, r5) \
       RRS_FOUR_EACH(RRS_FOUR_ADD, p, r0, r1, r2, r3, r4, r5)                   \
           RRS_FOUR_EACH(RRS_FOUR_KEEP, p, r0, r1, r2, r3, r4, r5)
-#define RRS_FOUR_EACH(M, p, r0, r1, r2, r3, r4, r5)                                        \
-  RRS_FOUR_IF(0, M(p, "0", "%%zmm2", r0))                                                  \
-  RRS_FOUR_IF(1, M(p, "256", "%%zmm3", r1)) RRS_FOUR_IF(2, M(p, "512", "%%zmm4", r2))      \
-      RRS_FOUR_IF(3, M(p, "768", "%%zmm5", r3)) RRS_FOUR_IF(4, M(p, "1024", "%%zmm6", r4)) \
-          RRS_FOUR_IF(5, M(p, "1280", "%%zmm7", r5))
+#define RRS_FOUR_EACH(M, p, r0, r1, r2, r3, r4, r5) \
+  RRS_FOUR_IF(0, M(p, "0", "%%zmm2", r0))           \
+  RRS_FOUR_IF(1, M(p, "256", "%%zmm3", r1))         \
+  RRS_FOUR_IF(2, M(p, "512", "%%zmm4", r2))         \
+  RRS_FOUR_IF(3, M(p, "768", "%%zmm5", r3))         \
+  RRS_FOUR_IF(4, M(p, "1024", "%%zmm6", r4)) RRS_FOUR_IF(5, M(p, "1280", "%%zmm7", r5))
 #define RRS_FOUR_SCALE(p, row, s, acc) "vfmadd213ps %%zmm1, %%zmm0, " acc "\n"
 #define RRS_FOUR_ADD(p, row, s, acc) "vfmadd213ps " row "+" p "(%[out]), " s ", " acc "\n"
 #define RRS_FOUR_KEEP(p, row, s, acc) "vmovups " acc ", " row "+" p "(%[out])\n"
