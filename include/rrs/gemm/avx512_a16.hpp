@@ -10,11 +10,9 @@
 // Up to 10 rows use weights in the registers in which they became floats (stream_rows): storing
 // them costs as much as everything else (a 512-bit store takes 1.6 cycles of both ports). 4 panels
 // at a time, since a chain of fused multiply-adds needs 8 in flight; from 5 rows on 2 panels (10
-// parts and more). Each panel's code next to its multiply-adds instead of all codes first: g++ 1.05
-// times as long at 1 row, 1.0 at 2, 0.97 at 4, 1.05 at 10 (Granite Rapids). Through L1 5 to 10 rows
-// took 1.17 to 1.36 times as long, 11 1.08, 12 (24 parts: spills) 0.94. One row of W4: 23
-// instructions on two ports per 64 bytes, 11.5 cycles. Offsets (zero points) take the way through
-// L1.
+// parts and more). Through L1 5 to 10 rows took 1.17 to 1.36 times as long, 11 1.08, 12 (24 parts:
+// spills) 0.94. One row of W4: 23 instructions on two ports per 64 bytes, 11.5 cycles. Offsets
+// (zero points) take the way through L1.
 #pragma once
 
 #include "rrs/gemm/avx512_block.hpp"
@@ -188,18 +186,14 @@ RRS_TARGET_AVX512 inline void stream_rows(const GemmTileArgs& a, int panel) noex
       }
       RRS_UNROLL_FULL
       for (unsigned j = 0; j < kPerLine; ++j) {
-        __m512 code_f32x16[P];
         RRS_UNROLL_FULL
         for (unsigned p = 0; p < P; ++p) {
-          code_f32x16[p] = code_floats<kWeightBits>(w_u8x64[p], code_shift<kWeightBits>(j),
-                                                    table_f32x16, zero_i32x16);
-        }
-        RRS_UNROLL_FULL
-        for (unsigned r = 0; r < R; ++r) {
-          const __m512 x_f32x16 = _mm512_set1_ps(x[j * R + r]);
+          const __m512 code_f32x16 = code_floats<kWeightBits>(
+              w_u8x64[p], code_shift<kWeightBits>(j), table_f32x16, zero_i32x16);
           RRS_UNROLL_FULL
-          for (unsigned p = 0; p < P; ++p) {
-            part_f32x16[r][p] = _mm512_fmadd_ps(x_f32x16, code_f32x16[p], part_f32x16[r][p]);
+          for (unsigned r = 0; r < R; ++r) {
+            part_f32x16[r][p] =
+                _mm512_fmadd_ps(_mm512_set1_ps(x[j * R + r]), code_f32x16, part_f32x16[r][p]);
           }
         }
       }
