@@ -11,8 +11,9 @@
 namespace rrs_bench {
 namespace {
 
-// One tile of every kernel of this library: the call ends with the work, while the clock is still
-// that of the work. Behind the last tile of a large product it is not.
+// One tile of most kernels of this library (two of avx512 and of W4A16): the call ends with the
+// work, while the clock is still that of the work. Behind the last tile of a large product it is
+// not.
 constexpr std::int64_t kTileRows = 56;
 constexpr std::int64_t kTileOutputs = 64;
 

@@ -22,8 +22,8 @@ std::vector<Target> run_scaling(const PeerOptions& o, JsonRecords* records);
 // Fast Walsh-Hadamard transforms against memcpy of the same row in L1.
 std::vector<Target> run_transforms(const PeerOptions& o, JsonRecords* records);
 
-// The core's clock right after each kernel and peer has computed one tile, and what that makes per
-// cycle.
+// The core's clock right after each kernel and peer has computed a tile or two, and what that makes
+// per cycle.
 void run_clocks(const PeerOptions& o, JsonRecords* records);
 
 // Every kernel of this build against the same one of --other, e.g. built by another compiler.

@@ -97,7 +97,11 @@ Seconds Session::run(std::size_t index, double milliseconds) {
 double Session::clock(std::size_t index, double milliseconds) {
   std::fprintf(to_, "clock %zu %.3f\n", index, milliseconds);
   std::fflush(to_);
-  return std::atof(read_line().c_str());
+  double ghz = 0.0;
+  if (std::sscanf(read_line().c_str(), "%lf", &ghz) != 1 || ghz <= 0.0) {
+    stop("worker '" + spec_.label + "' does not speak the protocol");
+  }
+  return ghz;
 }
 
 }  // namespace rrs_bench

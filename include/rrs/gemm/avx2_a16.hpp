@@ -3,9 +3,9 @@
 // formula and written order: gemm.hpp (one FMA chain per group, times v at its end).
 //   vfmadd231ps   ports 0 1: at most 16 MAC/cycle    vbroadcastss ymm, m32   load only
 // Registers: 6 rows x 2 vectors = 12 sums, 2 weights, 1 broadcast. Weights become floats once per
-// tile and chunk of 128 inputs (8 KB of L1): 4 uops per 8 weights, shared by all rows of the tile.
-// Code to float: u | bits of 2^23 is the float 2^23 + u; minus (2^23 + zero) is exact. With the
-// code s bits higher, 2^(23 - s) does the same without a shift. Up to 5 rows use weights in the
+// tile and chunk of 128 inputs (8 KB of L1): 3.4 uops per 8 weights, shared by all rows of the
+// tile. Code to float: u | bits of 2^23 is the float 2^23 + u; minus (2^23 + zero) is exact. With
+// the code s bits higher, 2^(23 - s) does the same without a shift. Up to 5 rows use weights in the
 // registers in which they became floats (stream_rows); 1 and 2 rows 2 panels at a time, so that 4
 // chains of fused multiply-adds and more are in flight. One row of W4: 70 uops on three ports per
 // 64 bytes, 23 cycles. Through L1 4 and 5 rows take 1.30 (g++) and 1.14 to 1.18 (clang++) times as
@@ -201,7 +201,7 @@ RRS_TARGET_AVX2 inline void float_chunk(const GemmTileArgs& a, int panel, std::i
   }
 }
 
-// In order: Clang 14 else mixes the chains of a line and spills.
+// In order: Clang 14 else mixes the chains of a line and spills more.
 RRS_TARGET_AVX2 RRS_FORCE_INLINE void keep(__m256& x) noexcept { __asm__ volatile("" : "+x"(x)); }
 
 // part += codes * x for one input.

@@ -10,9 +10,9 @@
 // Up to 10 rows use weights in the registers in which they became floats (stream_rows): storing
 // them costs as much as everything else (a 512-bit store takes 1.6 cycles of both ports). 4 panels
 // at a time, since a chain of fused multiply-adds needs 8 in flight; from 5 rows on 2 panels (10
-// parts and more). Through L1 5 to 10 rows took 1.17 to 1.36 times as long, 11 1.08, 12 (24 parts:
-// spills) 0.94. One row of W4: 23 instructions on two ports per 64 bytes, 11.5 cycles. Offsets
-// (zero points) take the way through L1.
+// parts and more). Through L1 5 to 10 rows took 1.17 to 1.36 times as long, 11 0.83 to 1.08, 12 (24
+// parts: spills) 0.94. One row of W4: 23 instructions on two ports per 64 bytes, 11.5 cycles.
+// Offsets (zero points) take the way through L1.
 #pragma once
 
 #include "rrs/gemm/avx512_block.hpp"
@@ -181,7 +181,7 @@ RRS_TARGET_AVX512 inline void stream_rows(const GemmTileArgs& a, int panel) noex
       for (unsigned p = 0; p < P; ++p) {
         const std::uint8_t* at = weights + p * a.panel_bytes;
         w_u8x64[p] = _mm512_loadu_si512(at);
-        keep(w_u8x64[p]);
+        if (R < kFloatStreamRows) keep(w_u8x64[p]);  // 10 rows: spills, 1.03 to 1.2 times as long
         _mm_prefetch(reinterpret_cast<const char*>(at) + kFloatStreamAhead, _MM_HINT_T1);
       }
       RRS_UNROLL_FULL

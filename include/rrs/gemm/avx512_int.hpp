@@ -9,8 +9,8 @@
 //   W8: 2*255*128 per vpmaddwd, int32 throughout; |sum| < 2^31 by max_inputs (scheme.hpp).
 // Registers, 6 rows x 2 panels: A4 12 int16 + 12 float accumulators, 2 weights, broadcast, product,
 // ones = 29. A8: 12 int16 + 12 int32, floats in L1 (one load and one store per group). A group end
-// has no branch per output: with one, W4 took 1.20, 1.13 and 1.06 times as long at groups of 32, 64
-// and 128, and the avx2 tile was as fast at 32 (Granite Rapids).
+// by kMagic has no branch per output: with one, W4 took 1.20, 1.13 and 1.06 times as long at groups
+// of 32, 64 and 128, and the avx2 tile was as fast at 32 (Granite Rapids).
 #pragma once
 
 #include "rrs/gemm/avx512_block.hpp"

@@ -1,6 +1,6 @@
 // One group of R <= 6 rows x 4 panels of the VNNI tiles of many rows, as one block of assembly.
 //
-// from: wide_sub and wide_carry (avx512vnni_sub.hpp).
+// from: wide_four (avx512vnni_sub.hpp).
 // Instructions: vpdpbusd zmm p0/p5; loads and broadcasts of 32 bits on the load ports only.
 // Registers: 24 sums (8 to 31: row r, panel p in 8 + 4 r + p), 4 weights (0 to 3), broadcast codes
 // (4, 5); at the group end v and c of a panel (0, 1) and the scales of the rows (2 to 7).
@@ -121,7 +121,7 @@ RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void four_group(const FourPanels& f,
                   RRS_FOUR_PANEL("128", "%%zmm10", "%%zmm14", "%%zmm18", "%%zmm22", "%%zmm26",
                                  "%%zmm30") RRS_FOUR_PANEL("192", "%%zmm11", "%%zmm15", "%%zmm19",
                                                            "%%zmm23", "%%zmm27", "%%zmm31")
-      : [w] "+r"(w), [codes] "+r"(codes), [n] "+r"(n)
+      : [w] "+&r"(w), [codes] "+&r"(codes), [n] "+&r"(n)
       : [step] "r"(f.panel_step), [step3] "r"(3 * f.panel_step), [row_step] "r"(f.row_step),
         [start] "r"(start), [vc] "r"(vc), [s] "r"(s), [out] "r"(out), [rows] "i"(R)
       : RRS_FOUR_CLOBBERS);
@@ -134,7 +134,7 @@ RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void four_carry(const FourPanels& f, floa
   const std::int8_t* codes = f.codes;
   std::int64_t n = f.steps;
   __asm__ volatile(RRS_FOUR_ROWS(RRS_FOUR_LOAD) RRS_FOUR_LOOP RRS_FOUR_ROWS(RRS_FOUR_STORE)
-                   : [w] "+r"(w), [codes] "+r"(codes), [n] "+r"(n)
+                   : [w] "+&r"(w), [codes] "+&r"(codes), [n] "+&r"(n)
                    : [step] "r"(f.panel_step), [step3] "r"(3 * f.panel_step),
                      [row_step] "r"(f.row_step), [out] "r"(out), [rows] "i"(R)
                    : RRS_FOUR_CLOBBERS);

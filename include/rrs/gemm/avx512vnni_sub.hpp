@@ -7,11 +7,11 @@
 // and the last panels of a matrix 7 x 2: 14 int32 + 14 float + 2 + 1. What bounds it (Emerald
 // Rapids, sub-tile in L1, share of the rate of vpdpbusd alone):
 //   ports 0 and 5, group ends counted: 0.94 at groups of 128, 0.80 at 32.
-//   6x4 0.88 (clang 0.91) at 128, 0.65-0.70 at 32. Without its stores it reaches 0.95 and 0.80: a
-//   512-bit store, whatever it holds and wherever it goes in L1, costs 1.6 cycles of both ports,
-//   also as two 256-bit halves; an 8-byte store costs nothing.
-//   7x2, sums in registers over blocks of 128 / 256 / 512 inputs: 0.85 / 0.89 / 0.92 at 128, 0.75 /
-//   0.77 / 0.785 at 32 (asm and C++ alike), so its blocks are 512 inputs long.
+//   6x4 (as intrinsics) 0.88 (clang 0.91) at 128, 0.65-0.70 at 32. Without its stores it reaches
+//   0.95 and 0.80: a 512-bit store, whatever it holds and wherever it goes in L1, costs 1.6 cycles
+//   of both ports, also as two 256-bit halves; an 8-byte store costs nothing. 7x2, sums in
+//   registers over blocks of 128 / 256 / 512 inputs: 0.85 / 0.89 / 0.92 at 128, 0.75 / 0.77 / 0.785
+//   at 32 (asm and C++ alike), so its blocks are 512 inputs long.
 #pragma once
 
 #include <immintrin.h>
@@ -147,14 +147,14 @@ RRS_TARGET_AVX512VNNI __attribute__((noinline)) inline void wide_carry(const Wid
   }
 }
 
-// The same for four panels, whose groups are assembly. Rows of `out` lie 4 x 16 floats apart.
+// Both for four panels, whose groups are assembly. Rows of `out` lie 4 x 16 floats apart.
 template <unsigned R, bool kCarry>
 RRS_TARGET_AVX512VNNI __attribute__((noinline)) inline void wide_four(const WideBlock& b,
                                                                       int first_row) noexcept {
   FourPanels f{b.weights, b.panel_step, b.activations + first_row * 4, std::int64_t{b.rows} * 4,
                b.last_inputs / 4};
   float* out = b.out + first_row * 4 * kPanelOutputs;
-  if (kCarry) return four_carry<R>(f, out);
+  if constexpr (kCarry) return four_carry<R>(f, out);
   const std::int32_t* starts = b.starts + first_row;
   const float* vc = b.vc;
   f.steps = b.group_inputs / 4;
