@@ -161,6 +161,24 @@ RRS_TARGET_AVX512 RRS_FORCE_INLINE void store_sums(const __m512 (&sum_f32x16)[R]
   }
 }
 
+// kMagic: a group's isum to sums. v, c: [P][16]; s: scales of the rows.
+template <unsigned R, unsigned P>
+RRS_TARGET_AVX512 RRS_FORCE_INLINE void finish_magic(const float* v, const float* c, const float* s,
+                                                     const __m512i (&isum)[R][P],
+                                                     __m512 (&sum_f32x16)[R][P]) noexcept {
+  RRS_UNROLL_FULL
+  for (unsigned p = 0; p < P; ++p) {
+    const __m512 v_f32x16 = _mm512_load_ps(v + p * 16);
+    const __m512 c_f32x16 = _mm512_load_ps(c + p * 16);
+    RRS_UNROLL_FULL
+    for (unsigned r = 0; r < R; ++r) {
+      const __m512 tmp_f32x16 =
+          _mm512_fmadd_ps(_mm512_castsi512_ps(isum[r][p]), v_f32x16, c_f32x16);
+      sum_f32x16[r][p] = _mm512_fmadd_ps(tmp_f32x16, _mm512_set1_ps(s[r]), sum_f32x16[r][p]);
+    }
+  }
+}
+
 // out += float(code_sum) * offset * s, for a finished group (offsets are rare: not tuned).
 RRS_TARGET_AVX512 inline void add_offsets(const GemmTileArgs& a, std::int64_t group, int panel,
                                           int panels) noexcept {

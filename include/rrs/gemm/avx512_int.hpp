@@ -79,25 +79,6 @@ RRS_TARGET_AVX512 RRS_FORCE_INLINE void start_group(const GemmBlock& b, int g, i
   for (unsigned i = 0; i < R * P; ++i) isum[i / P][i % P] = _mm512_set1_epi32(starts[i / P]);
 }
 
-// isum -> sum of a group that ends by kMagic.
-template <unsigned R, unsigned P>
-RRS_TARGET_AVX512 RRS_FORCE_INLINE void finish_magic(const GemmBlock& b, int g, int first_row,
-                                                     const __m512i (&isum)[R][P],
-                                                     __m512 (&sum_f32x16)[R][P]) noexcept {
-  const float* s = b.scales[g] + first_row;
-  RRS_UNROLL_FULL
-  for (unsigned p = 0; p < P; ++p) {
-    const __m512 v_f32x16 = _mm512_load_ps(b.v[g][p]);
-    const __m512 c_f32x16 = _mm512_load_ps(b.c[g][p]);
-    RRS_UNROLL_FULL
-    for (unsigned r = 0; r < R; ++r) {
-      const __m512 tmp_f32x16 =
-          _mm512_fmadd_ps(_mm512_castsi512_ps(isum[r][p]), v_f32x16, c_f32x16);
-      sum_f32x16[r][p] = _mm512_fmadd_ps(tmp_f32x16, _mm512_set1_ps(s[r]), sum_f32x16[r][p]);
-    }
-  }
-}
-
 // int32 sums of a group to `out`: carried as they are, or finished (floats live in `out`).
 template <unsigned R, unsigned P>
 RRS_TARGET_AVX512 RRS_FORCE_INLINE void leave_group(const GemmBlock& b, int g, int first_row,
@@ -106,7 +87,7 @@ RRS_TARGET_AVX512 RRS_FORCE_INLINE void leave_group(const GemmBlock& b, int g, i
   if (b.finish == GemmFinish::kMagic) {
     __m512 sum_f32x16[R][P];
     load_sums(out, b.out_stride, sum_f32x16);
-    finish_magic(b, g, first_row, isum, sum_f32x16);
+    finish_magic(b.v[g][0], b.c[g][0], b.scales[g] + first_row, isum, sum_f32x16);
     return store_sums(sum_f32x16, b.out_stride, out);
   }
   const float* s = b.scales[g] + first_row;
@@ -154,7 +135,7 @@ RRS_TARGET_AVX512 __attribute__((noinline)) inline void block_a4(const GemmBlock
           isum_i32x16[i / P][i % P], _mm512_madd_epi16(acc_i16x32[i / P][i % P], ones_i16x32));
     }
     if (kMagic) {
-      finish_magic(b, g, first_row, isum_i32x16, sum_f32x16);
+      finish_magic(b.v[g][0], b.c[g][0], b.scales[g] + first_row, isum_i32x16, sum_f32x16);
     } else {
       leave_group(b, g, first_row, isum_i32x16, out);
     }

@@ -135,18 +135,7 @@ RRS_TARGET_AVX512VNNI inline void magic_tile(const GemmBlock& b, int first_row) 
     starts += b.rows;
     dot_inputs<R, P, kNibbles>(acc_i32x16, weights, a, step,
                                g + 1 == b.groups ? b.last_inputs : b.group_inputs);
-    const float* s = b.scales[g] + first_row;
-    RRS_UNROLL_FULL
-    for (unsigned p = 0; p < P; ++p) {
-      const __m512 v_f32x16 = _mm512_load_ps(b.v[g][p]);
-      const __m512 c_f32x16 = _mm512_load_ps(b.c[g][p]);
-      RRS_UNROLL_FULL
-      for (unsigned r = 0; r < R; ++r) {
-        const __m512 tmp_f32x16 =
-            _mm512_fmadd_ps(_mm512_castsi512_ps(acc_i32x16[r][p]), v_f32x16, c_f32x16);
-        sum_f32x16[r][p] = _mm512_fmadd_ps(tmp_f32x16, _mm512_set1_ps(s[r]), sum_f32x16[r][p]);
-      }
-    }
+    avx512::finish_magic(b.v[g][0], b.c[g][0], b.scales[g] + first_row, acc_i32x16, sum_f32x16);
   }
   avx512::store_sums(sum_f32x16, b.out_stride, out);
 }
@@ -160,16 +149,8 @@ RRS_TARGET_AVX512VNNI inline void convert_tile(const GemmBlock& b, int first_row
   for (unsigned p = 0; p < P; ++p) weights[p] = b.weights[p];
   float* out = b.out + first_row * b.out_stride;
   for (int g = 0; g < b.groups; ++g) {
-    const std::int32_t* starts = b.starts + g * b.rows + first_row;
     __m512i acc_i32x16[R][P];
-    RRS_UNROLL_FULL
-    for (unsigned r = 0; r < R; ++r) {
-      RRS_UNROLL_FULL
-      for (unsigned p = 0; p < P; ++p) {
-        acc_i32x16[r][p] = b.resume ? _mm512_loadu_si512(out + r * b.out_stride + p * 16)
-                                    : _mm512_set1_epi32(starts[r]);
-      }
-    }
+    avx512::start_group(b, g, first_row, out, acc_i32x16);
     dot_inputs<R, P, kNibbles>(acc_i32x16, weights, a, std::int64_t{b.rows} * 4,
                                g + 1 == b.groups ? b.last_inputs : b.group_inputs);
     avx512::leave_group<R, P>(b, g, first_row, acc_i32x16, out);

@@ -4,14 +4,16 @@
 // floats, or the int32 sums of a row group.
 // Instructions: avx512vnni.hpp. Registers: 6 rows x 4 panels: 24 int32 accumulators + 4 weights + 2
 // broadcasts, floats in L1, one block of assembly per group (avx512vnni_four.hpp); groups of 256
-// and the last panels of a matrix 7 x 2: 14 int32 + 14 float + 2 + 1. What bounds it (Emerald
-// Rapids, sub-tile in L1, share of the rate of vpdpbusd alone):
+// and the last panels of a matrix 7 x 2: 14 int32 + 14 float + 2 + 1.
+//
+// What bounds it (Emerald Rapids, sub-tile in L1, share of the rate of vpdpbusd alone):
 //   ports 0 and 5, group ends counted: 0.94 at groups of 128, 0.80 at 32.
 //   6x4 (as intrinsics) 0.88 (clang 0.91) at 128, 0.65-0.70 at 32. Without its stores it reaches
 //   0.95 and 0.80: a 512-bit store, whatever it holds and wherever it goes in L1, costs 1.6 cycles
-//   of both ports, also as two 256-bit halves; an 8-byte store costs nothing. 7x2, sums in
-//   registers over blocks of 128 / 256 / 512 inputs: 0.85 / 0.89 / 0.92 at 128, 0.75 / 0.77 / 0.785
-//   at 32 (asm and C++ alike), so its blocks are 512 inputs long.
+//   of both ports, also as two 256-bit halves; an 8-byte store costs nothing.
+//
+//   7x2, sums in registers over blocks of 128 / 256 / 512 inputs: 0.85 / 0.89 / 0.92 at 128, 0.75 /
+//   0.77 / 0.785 at 32 (asm and C++ alike), so its blocks are 512 inputs long.
 #pragma once
 
 #include <immintrin.h>
@@ -103,20 +105,9 @@ RRS_TARGET_AVX512VNNI __attribute__((noinline)) inline void wide_sub(const WideB
       for (unsigned p = 0; p < P; ++p) acc_i32x16[r][p] = _mm512_set1_epi32(starts[r]);
     }
     starts += b.rows;
-    const float* s = b.scales[g] + first_row;
     wide_dot<R, P>(acc_i32x16, w, b.panel_step, a, step,
                    g + 1 == groups ? b.last_inputs : b.group_inputs);
-    RRS_UNROLL_FULL
-    for (unsigned p = 0; p < P; ++p) {
-      const __m512 v_f32x16 = _mm512_load_ps(vc + p * 16);
-      const __m512 c_f32x16 = _mm512_load_ps(vc + (P + p) * 16);
-      RRS_UNROLL_FULL
-      for (unsigned r = 0; r < R; ++r) {
-        const __m512 tmp_f32x16 =
-            _mm512_fmadd_ps(_mm512_castsi512_ps(acc_i32x16[r][p]), v_f32x16, c_f32x16);
-        sum_f32x16[r][p] = _mm512_fmadd_ps(tmp_f32x16, _mm512_set1_ps(s[r]), sum_f32x16[r][p]);
-      }
-    }
+    avx512::finish_magic(vc, vc + P * 16, b.scales[g] + first_row, acc_i32x16, sum_f32x16);
     vc += 2 * P * 16;
   }
   avx512::store_sums(sum_f32x16, b.out_stride, out);
@@ -157,16 +148,14 @@ RRS_TARGET_AVX512VNNI __attribute__((noinline)) inline void wide_four(const Wide
   if constexpr (kCarry) return four_carry<R>(f, out);
   const std::int32_t* starts = b.starts + first_row;
   const float* vc = b.vc;
-  f.steps = b.group_inputs / 4;
-  for (int g = 0; g + 1 < b.groups; ++g) {
+  for (int g = 0; g < b.groups; ++g) {
+    f.steps = (g + 1 == b.groups ? b.last_inputs : b.group_inputs) / 4;
     four_group<R>(f, starts, vc, b.scales[g] + first_row, out);
     f.weights += 64 * f.steps;
     f.codes += f.row_step * f.steps;
     starts += b.rows;
     vc += 8 * kPanelOutputs;
   }
-  f.steps = b.last_inputs / 4;
-  four_group<R>(f, starts, vc, b.scales[b.groups - 1] + first_row, out);
 }
 
 template <unsigned R, class Shape, bool kCarry>
