@@ -157,6 +157,15 @@ RRS_TARGET_AVX512 RRS_FORCE_INLINE void keep(__m512i& x) noexcept {
 #endif
 }
 
+// The codes of one input of four panels, all before their multiply-adds. Left to order them GCC 12
+// took 1.06 and Clang 14 0.97 of this at one row (both as one block of assembly: 1.03 to 1.08).
+template <unsigned P>
+RRS_TARGET_AVX512 RRS_FORCE_INLINE void keep(__m512 (&x)[P]) noexcept {
+  if (P == 4) {
+    __asm__ volatile("" : "+v"(x[0]), "+v"(x[1 % P]), "+v"(x[2 % P]), "+v"(x[3 % P]));
+  }
+}
+
 // R rows (all of the tile) x P panels over all of K; no offsets.
 template <int kWeightBits, unsigned R, unsigned P>
 RRS_TARGET_AVX512 inline void stream_rows(const GemmTileArgs& a, int panel) noexcept {
@@ -186,14 +195,19 @@ RRS_TARGET_AVX512 inline void stream_rows(const GemmTileArgs& a, int panel) noex
       }
       RRS_UNROLL_FULL
       for (unsigned j = 0; j < kPerLine; ++j) {
+        __m512 code_f32x16[P];
         RRS_UNROLL_FULL
         for (unsigned p = 0; p < P; ++p) {
-          const __m512 code_f32x16 = code_floats<kWeightBits>(
-              w_u8x64[p], code_shift<kWeightBits>(j), table_f32x16, zero_i32x16);
+          code_f32x16[p] = code_floats<kWeightBits>(w_u8x64[p], code_shift<kWeightBits>(j),
+                                                    table_f32x16, zero_i32x16);
+        }
+        keep(code_f32x16);
+        RRS_UNROLL_FULL
+        for (unsigned r = 0; r < R; ++r) {
+          const __m512 x_f32x16 = _mm512_set1_ps(x[j * R + r]);
           RRS_UNROLL_FULL
-          for (unsigned r = 0; r < R; ++r) {
-            part_f32x16[r][p] =
-                _mm512_fmadd_ps(_mm512_set1_ps(x[j * R + r]), code_f32x16, part_f32x16[r][p]);
+          for (unsigned p = 0; p < P; ++p) {
+            part_f32x16[r][p] = _mm512_fmadd_ps(x_f32x16, code_f32x16[p], part_f32x16[r][p]);
           }
         }
       }
