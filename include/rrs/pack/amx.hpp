@@ -18,10 +18,11 @@
 RRS_TYPES_BEGIN
 
 // Fewest rows of a tile. Time over that of the VNNI leaves (Granite Rapids, N = K = 4096): groups
-// of 64 and 128 at 4 rows 1.25, 5 0.99, 7 0.83, 11 0.80, 15 0.67; W8 in groups of 128 0.83 at 5.
-// Groups of 32 have four times the group ends of 128, which AMX cannot hide: 12 rows 1.07, 16 1.0,
-// 17 1.2, 24 1.0 to 1.1, 31 0.9, 33 1.1. Per-channel W8 at 8 rows 1.05, at 5 and 7 0.9.
-inline constexpr int kAmxMinRows = 5;
+// of 64 and 128 of W4 at 5 rows 1.20, 6 1.24 and 1.09, 7 0.95 and 0.87, 8 0.94 and 0.82; W8 in
+// groups of 128 0.95, 0.92, 0.92, 0.90 (the layout does not know the weight's bits: 7 rows for
+// both). Groups of 32 have four times the group ends of 128, which AMX cannot hide: 12 rows 1.07,
+// 16 1.0, 17 1.2, 24 1.0 to 1.1, 31 0.9, 33 1.1. Per-channel W8 at 5 to 8 rows 0.97 to 1.02.
+inline constexpr int kAmxMinRows = 7;
 inline constexpr int kAmxMinRowsFine = 24;  // groups of 16 and 32
 inline constexpr int kAmxChunk = 64;        // inputs of one tile register row
 
