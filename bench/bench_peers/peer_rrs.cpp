@@ -161,17 +161,19 @@ class RrsPeer final : public Peer {
   }
 
   // The same bytes at the same addresses, only read. Another buffer will not do: where its pages
-  // lie, and how large they are, moves what can be read by up to a half.
+  // lie, and how large they are, moves what can be read by up to a half. One subject per pattern.
   void add_read(const Problem& p, const Method& method, std::vector<Subject>* subjects) {
     WeightRing* weights = ring(p, method);
-    Subject s{std::string(kReadOf) + method.name, "avx2", "layer", "loads with prefetch",
-              weights->first().stored_bytes(),    {}};
-    s.run = [this, weights] {
-      const rrs::WeightView& w = weights->next();
-      reader_->read(w.panels, code_bytes(w));
-      reader_->read(w.scales, scale_bytes(w));
-    };
-    subjects->push_back(s);
+    const std::int64_t bytes = weights->first().stored_bytes();
+    for (const ReadPattern& pattern : kReadPatterns) {
+      Subject s{kReadOf + std::string(method.name), "avx2", "layer", pattern.name, bytes, {}};
+      s.run = [this, &pattern, weights] {
+        const rrs::WeightView& w = weights->next();
+        reader_->read(pattern, w.panels, code_bytes(w));
+        reader_->read(pattern, w.scales, scale_bytes(w));
+      };
+      subjects->push_back(s);
+    }
   }
 
   ThreadPool* pool() { return pool_->threads() > 1 ? pool_.get() : nullptr; }
