@@ -1,9 +1,11 @@
+#include <algorithm>
 #include <cstdio>
 #include <string>
 
 #include "bench_peers/parts.hpp"
 #include "bench_peers/peer.hpp"
 #include "bench_peers/specs.hpp"
+#include "support/checked.hpp"
 #include "support/table.hpp"
 
 namespace rrs_bench {
@@ -96,13 +98,17 @@ std::vector<Target> run_decode(const PeerOptions& o, JsonRecords* records) {
   const Source sources[] = {{"DRAM", o.dram_bytes, true}, {"cache", o.cache_bytes, false}};
   const std::string methods = o.methods == "*" ? kDecodeMethods : o.methods + ",read";
   for (const Source& source : sources) {
-    for (const int threads : {1, 2}) {
+    for (const int threads : o.decode_threads) {
       RoundOptions rounds = o.rounds;
       rounds.wall = threads > 1;
       const Sessions sessions =
           start_sessions(specs, threads);  // ended, and memory freed, each time
       const std::vector<Measured> all =
           measure_case(sessions, {1, o.k, o.n, source.footprint, methods, "layer"}, rounds);
+      const auto only_read = [](const Measured& m) { return m.info.method == "read"; };
+      if (std::all_of(all.begin(), all.end(), only_read)) {
+        stop("--decode: no peer has any of --methods");
+      }
       print_decode(source, threads, all, records);
       add_targets(source, threads, all, &targets);
     }

@@ -2,6 +2,9 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <utility>
+
 #include "bench_peers/peer.hpp"
 #include "rrs/core/cpu.hpp"
 
@@ -53,6 +56,21 @@ void add_ggml(std::vector<PeerSpec>* all) {
 }
 
 }  // namespace
+
+std::vector<std::string> methods_of(const std::vector<std::string>& peers) {
+  const std::pair<const char*, std::vector<std::string>> all[] = {
+      {"rrs", rrs_methods()},
+      {"openblas", {"sgemm"}},
+      {"eigen", {"product"}},
+      {"onednn", {"u8s8"}},
+      {"ggml", {"Q4_0", "Q4_K", "Q8_0"}}};
+  std::vector<std::string> methods;
+  for (const auto& [peer, of_peer] : all) {
+    const bool wanted = peers.empty() || std::count(peers.begin(), peers.end(), peer) > 0;
+    if (wanted && has_peer(peer)) methods.insert(methods.end(), of_peer.begin(), of_peer.end());
+  }
+  return methods;
+}
 
 std::vector<PeerSpec> peer_specs(const std::vector<std::string>& peers) {
   std::vector<PeerSpec> all{rrs_spec("")}, chosen;
