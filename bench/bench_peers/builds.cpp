@@ -3,55 +3,79 @@
 #include <vector>
 
 #include "bench_peers/parts.hpp"
+#include "bench_peers/peer.hpp"
 #include "bench_peers/specs.hpp"
+#include "support/checked.hpp"
 #include "support/flags.hpp"
 #include "support/table.hpp"
 
 namespace rrs_bench {
 namespace {
 
-constexpr const char* kBuildMethods =
-    "rrs,rrs_g64,rrs_g128,rrs_w4a8_g128,rrs_w4a16,smoothquant_w8a8";
 constexpr const char* kLevels = "avx2,avxvnni,avx512,avx512vnni,amx";
+
+// One kernel in both builds; empty where this machine or one of the builds does not have it.
+struct Pair {
+  std::vector<Measured> here, there;
+};
+
+// One kernel at a time, so that nothing but the other build's call lies between two of its own.
+Pair measure_pair(const Sessions& here, const Sessions& there, const Case& c, RoundOptions rounds) {
+  const int count = rounds.rounds;
+  rounds.rounds = 1;
+  Pair pair;
+  for (int round = 0; round < count; ++round) {
+    append_round(&pair.here, measure_case(here, c, rounds));
+    append_round(&pair.there, measure_case(there, c, rounds));
+    if (pair.here.size() != 1 || pair.there.size() != 1) return {};
+  }
+  return pair;
+}
+
+void report_pair(const Pair& pair, const Case& c, Table* table, JsonRecords* records) {
+  const Measured &here = pair.here.front(), &there = pair.there.front();
+  const Summary ratio = times_faster(&here, &there);
+  const double ms = 1e3 * here.seconds(), other_ms = 1e3 * there.seconds();
+  table->add({std::to_string(c.m), c.methods, here.info.level, c.part, here.info.kernel,
+              number(ms, 4), number(other_ms, 4), number(ratio.median, 3),
+              number(100.0 * ratio.spread, 1)});
+  records->add({{"kind", "builds"},
+                {"m", c.m},
+                {"method", c.methods},
+                {"level", here.info.level},
+                {"part", c.part},
+                {"kernel", here.info.kernel},
+                {"ms", ms},
+                {"other_ms", other_ms},
+                {"other_over_this", ratio.median},
+                {"spread", ratio.spread}});
+}
 
 }  // namespace
 
-// One kernel at a time, so that nothing but the other build's call lies between two of its own.
 void run_builds(const PeerOptions& o, JsonRecords* records) {
-  const std::string methods = o.methods == "*" ? kBuildMethods : o.methods;
-  Table table({"M", "method", "level", "kernel", "ms", "other ms", "other / this", "spread %"});
-  RoundOptions once = o.rounds;
-  once.rounds = 1;
+  const std::vector<std::string> methods = o.methods == "*" ? rrs_methods() : split(o.methods, ',');
+  Table table(
+      {"M", "method", "level", "part", "kernel", "ms", "other ms", "other / this", "spread %"});
+  bool any = false;
   for (const std::string& level : split(kLevels, ',')) {
-    const PeerSpec here = rrs_spec(level);
-    PeerSpec there = here;
-    there.program = o.other;
-    const Sessions first = start_sessions({here}, o.threads);
-    const Sessions second = start_sessions({there}, o.threads);
+    PeerSpec spec = rrs_spec(level);
+    const Sessions here = start_sessions({spec}, o.threads);
+    spec.program = o.other;
+    const Sessions there = start_sessions({spec}, o.threads);
     for (const std::int64_t m : o.m) {
-      for (const std::string& method : split(methods, ',')) {
-        const Case c{m, o.k, o.n, 0, method, "gemm"};
-        std::vector<Measured> mine, theirs;
-        for (int round = 0; round < o.rounds.rounds; ++round) {
-          append_round(&mine, measure_case(first, c, once));
-          append_round(&theirs, measure_case(second, c, once));
+      for (const std::string& method : methods) {
+        for (const char* part : {"prepare", "gemm"}) {
+          const Case c{m, o.k, o.n, 0, method, part};
+          const Pair pair = measure_pair(here, there, c, o.rounds);
+          if (pair.here.empty()) continue;
+          report_pair(pair, c, &table, records);
+          any = true;
         }
-        if (mine.size() != 1 || theirs.size() != 1) continue;  // not on this machine
-        const Summary ratio = times_faster(&mine[0], &theirs[0]);
-        const double ms = 1e3 * mine[0].seconds(), other_ms = 1e3 * theirs[0].seconds();
-        table.add({std::to_string(m), method, level, mine[0].info.kernel, number(ms, 3),
-                   number(other_ms, 3), number(ratio.median, 3), number(100.0 * ratio.spread, 1)});
-        records->add({{"kind", "builds"},
-                      {"m", m},
-                      {"method", method},
-                      {"level", level},
-                      {"ms", ms},
-                      {"other_ms", other_ms},
-                      {"other_over_this", ratio.median},
-                      {"spread", ratio.spread}});
       }
     }
   }
+  if (!any) stop("--other: the two builds have none of --methods in common");
   std::printf("\nthe same kernels in %s\n", o.other.c_str());
   table.print();
 }

@@ -6,6 +6,7 @@
 #include "bench_peers/parts.hpp"
 #include "bench_peers/peaks.hpp"
 #include "bench_peers/specs.hpp"
+#include "support/checked.hpp"
 #include "support/table.hpp"
 
 namespace rrs_bench {
@@ -56,6 +57,7 @@ void add_row(Table* table, JsonRecords* records, const SubjectInfo& info, double
 void run_clocks(const PeerOptions& o, JsonRecords* records) {
   const Sessions sessions = start_sessions(peer_specs(o.peers), 1);
   std::vector<Clocked> all = open_products(sessions, o);
+  if (all.empty()) stop("--clocks: no peer has any of --methods");
   const double ms = 1e3 * o.rounds.min_seconds;
   const double gmacs = 1e-9 * static_cast<double>(kTileRows * o.k * kTileOutputs);
   for (int round = 0; round < o.rounds.rounds; ++round) {

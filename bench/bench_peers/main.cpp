@@ -11,6 +11,7 @@
 #include "bench_peers/worker.hpp"
 #include "support/checked.hpp"
 #include "support/json_file.hpp"
+#include "support/machine.hpp"
 
 namespace rrs_bench {
 namespace {
@@ -32,6 +33,8 @@ std::vector<CaseResult> run_table(const PeerOptions& o, JsonRecords* records) {
 }
 
 int coordinate(const PeerOptions& o, int argc, char** argv) {
+  highest_level();  // an RRS_ISA that does not run here ends the program before anything is
+                    // measured
   JsonRecords records;
   records.describe(argc, argv);
   std::printf("%s\n%s time, medians of %d interleaved rounds of at least %.0f ms\n",

@@ -13,6 +13,7 @@ struct PeerOptions {
   std::string worker;  // not empty: serve as this peer
   std::string other;   // another build of this program to compare the kernels with
   int threads = 1;
+  std::vector<int> decode_threads;  // one run each
   std::vector<std::int64_t> m;
   std::int64_t k = 0;
   std::int64_t n = 0;

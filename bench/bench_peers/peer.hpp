@@ -58,6 +58,9 @@ bool has_peer(const std::string& name);
 // "rrs", "openblas", "eigen", "stream", "onednn", "ggml"; null for others.
 std::unique_ptr<Peer> make_peer(const std::string& name);
 
+// This library's methods, in the order of its tables.
+std::vector<std::string> rrs_methods();
+
 std::unique_ptr<Peer> make_rrs_peer();
 std::unique_ptr<Peer> make_openblas_peer();
 std::unique_ptr<Peer> make_eigen_peer();

@@ -44,6 +44,7 @@ struct Product {
   ggml_tensor* x = nullptr;
   ggml_tensor* y = nullptr;
   ggml_cgraph* graph = nullptr;
+  std::int64_t weight_bytes = 0;
 };
 
 class GgmlPeer final : public Peer {
@@ -144,6 +145,7 @@ class GgmlPeer final : public Peer {
     out->x = ggml_new_tensor_2d(context, GGML_TYPE_F32, p.k, p.m);
     out->y = ggml_mul_mat(context, out->weight, out->x);
     const std::size_t bytes = ggml_backend_buft_get_alloc_size(buffer, out->weight);
+    out->weight_bytes = static_cast<std::int64_t>(bytes);  // repacked ones may be longer
     out->weight_buffer.reset(ggml_backend_buft_alloc_buffer(buffer, bytes));
     if (out->weight_buffer == nullptr) return false;
     void* base = ggml_backend_buffer_get_base(out->weight_buffer.get());
@@ -165,16 +167,17 @@ class GgmlPeer final : public Peer {
                    ggml_backend_buffer_type_t buffer, std::vector<Subject>* subjects) {
     if (codes.empty()) return;
     auto ring = std::make_shared<std::vector<Product>>();
-    const std::int64_t copies = p.copies(static_cast<std::int64_t>(codes.size()));
-    for (std::int64_t i = 0; i < copies; ++i) {
+    do {
       Product product;
       if (!make_product(p, format, codes, buffer, &product)) return;
       ring->push_back(std::move(product));
-    }
+    } while (static_cast<std::int64_t>(ring->size()) < p.copies(ring->front().weight_bytes));
     products_.push_back(ring);
     const std::string name = ggml_backend_buft_name(buffer);
-    Subject s{format.method,  name == "AMX" ? "amx" : level(),         "layer",
-              "ggml " + name, static_cast<std::int64_t>(codes.size()), {}};
+    // One row is not multiplied by tiles there: tinygemm_kernel_vnni of amx/mmq.cpp.
+    const bool tiles = name == "AMX" && p.m > 1;
+    Subject s{format.method,  tiles ? "amx" : level(),    "layer",
+              "ggml " + name, ring->front().weight_bytes, {}};
     auto turn = std::make_shared<std::size_t>(0);
     s.run = [this, ring, turn] {
       const Product& product = (*ring)[(*turn)++ % ring->size()];

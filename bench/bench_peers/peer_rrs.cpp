@@ -14,6 +14,7 @@
 #include "support/data.hpp"
 #include "support/flags.hpp"
 #include "support/layer.hpp"
+#include "support/machine.hpp"
 #include "support/thread_pool.hpp"
 
 namespace rrs_bench {
@@ -46,7 +47,7 @@ std::vector<Method> all_methods() {
           {"smoothquant_w8a8", presets::smoothquant_w8a8()}};
 }
 
-// RRS_BENCH_LEVELS restricts the levels, by names between commas.
+// RRS_BENCH_LEVELS restricts the levels, by names between commas; RRS_ISA, to it and those below.
 bool wants_level(const char* name) {
   const char* levels = std::getenv("RRS_BENCH_LEVELS");
   if (levels == nullptr) return true;
@@ -131,7 +132,7 @@ class RrsPeer final : public Peer {
   }
 
   void add_method(const Problem& p, const Method& method, std::vector<Subject>* subjects) {
-    for (int i = 1; i < rrs::kIsaCount; ++i) {
+    for (int i = 1; i <= static_cast<int>(highest_level()); ++i) {
       const auto isa = static_cast<rrs::Isa>(i);
       if (!rrs::isa_supported(isa) || !wants_level(rrs::kIsaNames[i])) continue;
       const rrs::GemmKernel& kernel = rrs::select_gemm_kernel(*rrs::kTables[i], method.scheme);
@@ -161,17 +162,19 @@ class RrsPeer final : public Peer {
   }
 
   // The same bytes at the same addresses, only read. Another buffer will not do: where its pages
-  // lie, and how large they are, moves what can be read by up to a half.
+  // lie, and how large they are, moves what can be read by up to a half. One subject per pattern.
   void add_read(const Problem& p, const Method& method, std::vector<Subject>* subjects) {
     WeightRing* weights = ring(p, method);
-    Subject s{std::string(kReadOf) + method.name, "avx2", "layer", "loads with prefetch",
-              weights->first().stored_bytes(),    {}};
-    s.run = [this, weights] {
-      const rrs::WeightView& w = weights->next();
-      reader_->read(w.panels, code_bytes(w));
-      reader_->read(w.scales, scale_bytes(w));
-    };
-    subjects->push_back(s);
+    const std::int64_t bytes = weights->first().stored_bytes();
+    for (const ReadPattern& pattern : kReadPatterns) {
+      Subject s{kReadOf + std::string(method.name), "avx2", "layer", pattern.name, bytes, {}};
+      s.run = [this, &pattern, weights] {
+        const rrs::WeightView& w = weights->next();
+        reader_->read(pattern, w.panels, code_bytes(w));
+        reader_->read(pattern, w.scales, scale_bytes(w));
+      };
+      subjects->push_back(s);
+    }
   }
 
   ThreadPool* pool() { return pool_->threads() > 1 ? pool_.get() : nullptr; }
@@ -186,6 +189,12 @@ class RrsPeer final : public Peer {
 };
 
 }  // namespace
+
+std::vector<std::string> rrs_methods() {
+  std::vector<std::string> names;
+  for (const Method& method : all_methods()) names.push_back(method.name);
+  return names;
+}
 
 std::unique_ptr<Peer> make_rrs_peer() { return std::make_unique<RrsPeer>(); }
 

@@ -22,12 +22,16 @@ class StreamPeer final : public Peer {
     data_.assign(static_cast<std::size_t>(bytes * copies), std::byte{1});
     pool_ = std::make_unique<ThreadPool>(p.threads);
     reader_ = std::make_unique<Reader>(pool_.get());
-    Subject s{"read", "avx2", "layer", "loads with prefetch", bytes, {}};
-    s.run = [this, bytes, copies] {
-      reader_->read(data_.data() + turn_ % copies * bytes, bytes);
-      ++turn_;
-    };
-    return {s};
+    std::vector<Subject> subjects;
+    for (const ReadPattern& pattern : kReadPatterns) {
+      Subject s{"read", "avx2", "layer", pattern.name, bytes, {}};
+      s.run = [this, &pattern, bytes, copies] {
+        reader_->read(pattern, data_.data() + turn_ % copies * bytes, bytes);
+        ++turn_;
+      };
+      subjects.push_back(s);
+    }
+    return subjects;
   }
 
  private:

@@ -1,14 +1,15 @@
 #include "bench_peers/results.hpp"
 
 #include <cstddef>
+#include <utility>
 
 namespace rrs_bench {
 namespace {
 
 bool seen_before(const std::vector<Measured>& all, const SubjectInfo& info) {
   for (const Measured& m : all) {
-    if (m.info.method == info.method && m.info.level == info.level && m.info.part == info.part &&
-        m.info.kernel == info.kernel) {
+    if (m.info.label == info.label && m.info.method == info.method && m.info.level == info.level &&
+        m.info.part == info.part && m.info.kernel == info.kernel) {
       return true;
     }
   }
@@ -50,7 +51,11 @@ std::vector<Measured> measure_case(const Sessions& sessions, const Case& c,
       all[i].series.wall.push_back(s.wall);
     }
   }
-  return all;
+  std::vector<Measured> alive;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    if (!places[i].session->dead()) alive.push_back(std::move(all[i]));
+  }
+  return alive;
 }
 
 void append_round(std::vector<Measured>* all, const std::vector<Measured>& round) {

@@ -6,6 +6,7 @@
 
 #include "bench_peers/parts.hpp"
 #include "bench_peers/specs.hpp"
+#include "support/checked.hpp"
 #include "support/table.hpp"
 #include "support/thread_executor.hpp"
 #include "support/thread_pool.hpp"
@@ -44,6 +45,10 @@ void report_executors(JsonRecords* records) {
 }  // namespace
 
 std::vector<Target> run_scaling(const PeerOptions& o, JsonRecords* records) {
+  if (rrs_examples::usable_cpus() < 2) {
+    std::printf("\nno --scaling: this process may use one CPU only\n");
+    return {};
+  }
   report_executors(records);
   const std::string methods = o.methods == "*" ? kScalingMethods : o.methods;
   RoundOptions rounds = o.rounds;
@@ -60,6 +65,7 @@ std::vector<Target> run_scaling(const PeerOptions& o, JsonRecords* records) {
     append_round(&first, measure_case(one, c, once));
     append_round(&second, measure_case(two, c, once));
   }
+  if (first.empty()) stop("--scaling: this library has none of --methods at the levels asked for");
   for (std::size_t i = 0; i < first.size() && i < second.size(); ++i) {
     targets.push_back({"2 threads / 1, M 512, " + first[i].info.method, first[i].info.level,
                        times_faster(&second[i], &first[i]), 1.9, false});

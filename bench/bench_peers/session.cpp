@@ -59,10 +59,16 @@ Session::~Session() {
   waitpid(process_, nullptr, 0);
 }
 
+// Empty when the worker has died and may.
 std::string Session::read_line() {
   std::string line;
   for (int c = std::fgetc(from_); c != '\n'; c = std::fgetc(from_)) {
-    if (c == EOF) stop("worker '" + spec_.label + "' ended");
+    if (c == EOF && !spec_.may_die) stop("worker '" + spec_.label + "' ended");
+    if (c == EOF) {
+      if (!dead_) std::fprintf(stderr, "'%s' died: left out\n", spec_.label.c_str());
+      dead_ = true;
+      return "";
+    }
     line += static_cast<char>(c);
   }
   return line;
@@ -70,6 +76,7 @@ std::string Session::read_line() {
 
 std::vector<SubjectInfo> Session::open(std::int64_t m, std::int64_t k, std::int64_t n,
                                        std::int64_t footprint, const std::string& methods) {
+  if (dead_ || (spec_.most_rows > 0 && m > spec_.most_rows)) return {};
   std::ostringstream command;
   command << "open " << m << " " << k << " " << n << " " << footprint << " " << methods << "\n";
   std::fputs(command.str().c_str(), to_);
@@ -78,6 +85,7 @@ std::vector<SubjectInfo> Session::open(std::int64_t m, std::int64_t k, std::int6
   std::vector<SubjectInfo> subjects;
   for (int i = 0; i < count; ++i) {
     const std::vector<std::string> f = split(read_line(), '\t');
+    if (dead_) return {};
     if (f.size() != 5) stop("worker '" + spec_.label + "' does not speak the protocol");
     subjects.push_back({spec_.label, f[0], f[1], f[2], f[3], std::atof(f[4].c_str())});
   }
@@ -88,7 +96,8 @@ Seconds Session::run(std::size_t index, double milliseconds) {
   std::fprintf(to_, "run %zu %.3f\n", index, milliseconds);
   std::fflush(to_);
   Seconds s;
-  if (std::sscanf(read_line().c_str(), "%lf %lf", &s.cpu, &s.wall) != 2) {
+  const std::string answer = read_line();
+  if (!dead_ && std::sscanf(answer.c_str(), "%lf %lf", &s.cpu, &s.wall) != 2) {
     stop("worker '" + spec_.label + "' does not speak the protocol");
   }
   return s;
@@ -98,7 +107,8 @@ double Session::clock(std::size_t index, double milliseconds) {
   std::fprintf(to_, "clock %zu %.3f\n", index, milliseconds);
   std::fflush(to_);
   double ghz = 0.0;
-  if (std::sscanf(read_line().c_str(), "%lf", &ghz) != 1 || ghz <= 0.0) {
+  const std::string answer = read_line();
+  if (!dead_ && (std::sscanf(answer.c_str(), "%lf", &ghz) != 1 || ghz <= 0.0)) {
     stop("worker '" + spec_.label + "' does not speak the protocol");
   }
   return ghz;

@@ -19,7 +19,9 @@ struct PeerSpec {
   std::string label;  // shown in tables
   std::string peer;
   std::vector<std::pair<std::string, std::string>> environment;
-  std::string program = {};  // another build of bench_peers; empty: this one
+  std::string program = {};    // another build of bench_peers; empty: this one
+  std::int64_t most_rows = 0;  // it has no subjects of more rows; 0: no limit
+  bool may_die = false;        // then its subjects are left out; others stop the benchmark
 };
 
 struct SubjectInfo {
@@ -44,6 +46,8 @@ class Session {
   Seconds run(std::size_t index, double milliseconds);
   // GHz of its core right after calls of that length.
   double clock(std::size_t index, double milliseconds);
+  // A worker that may die has died: nothing that it answered counts.
+  bool dead() const { return dead_; }
 
  private:
   std::string read_line();
@@ -52,6 +56,7 @@ class Session {
   pid_t process_ = -1;
   std::FILE* to_ = nullptr;
   std::FILE* from_ = nullptr;
+  bool dead_ = false;
 };
 
 }  // namespace rrs_bench

@@ -13,6 +13,9 @@ namespace rrs_bench {
 // the levels of this library; ggml per backend library where the installation has several.
 std::vector<PeerSpec> peer_specs(const std::vector<std::string>& peers);
 
+// What --methods may name for these peers (empty: all of this build).
+std::vector<std::string> methods_of(const std::vector<std::string>& peers);
+
 // This library alone, at some levels (names between commas; empty: all).
 PeerSpec rrs_spec(const std::string& levels);
 

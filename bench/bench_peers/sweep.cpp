@@ -7,12 +7,11 @@
 #include "bench_peers/chart.hpp"
 #include "bench_peers/parts.hpp"
 #include "bench_peers/specs.hpp"
+#include "support/checked.hpp"
 #include "support/table.hpp"
 
 namespace rrs_bench {
 namespace {
-
-constexpr const char* kSweepMethods = "rrs,rrs_g128,rrs_w4a8,rrs_w4a16,smoothquant_w8a8";
 
 // times[M - 1]: seconds of every round.
 using Sweep = std::vector<std::vector<double>>;
@@ -20,13 +19,12 @@ using Sweep = std::vector<std::vector<double>>;
 // Rounds outermost, so that neighbours are compared within a round.
 std::map<std::string, Sweep> measure_sweep(const PeerOptions& o) {
   const Sessions sessions = start_sessions({rrs_spec("")}, o.threads);
-  const std::string methods = o.methods == "*" ? kSweepMethods : o.methods;
   std::map<std::string, Sweep> all;
   RoundOptions once = o.rounds;
   once.rounds = 1;
   for (int round = 0; round < o.rounds.rounds; ++round) {
     for (std::int64_t m = 1; m <= o.sweep_rows; ++m) {
-      for (const Measured& x : measure_case(sessions, {m, o.k, o.n, 0, methods, "layer"}, once)) {
+      for (const Measured& x : measure_case(sessions, {m, o.k, o.n, 0, o.methods, "layer"}, once)) {
         Sweep& sweep = all[x.info.method + " " + x.info.level];
         sweep.resize(static_cast<std::size_t>(o.sweep_rows));
         sweep[static_cast<std::size_t>(m - 1)].push_back(x.seconds());
@@ -99,6 +97,7 @@ void draw_sweep(const std::string& path, const PeerOptions& o,
 
 std::vector<Target> run_sweep(const PeerOptions& o, JsonRecords* records) {
   const std::map<std::string, Sweep> all = measure_sweep(o);
+  if (all.empty()) stop("--sweep: this library has none of --methods at the levels asked for");
   std::printf("\nmilliseconds by M, K %lld, N %lld\n", static_cast<long long>(o.k),
               static_cast<long long>(o.n));
   std::vector<std::string> header{"M"};
@@ -107,10 +106,15 @@ std::vector<Target> run_sweep(const PeerOptions& o, JsonRecords* records) {
   for (std::size_t i = 0; i < static_cast<std::size_t>(o.sweep_rows); ++i) {
     std::vector<std::string> row{std::to_string(i + 1)};
     for (const auto& [name, sweep] : all) {
-      const double ms = 1e3 * summarize(sweep[i]).median;
-      row.push_back(number(ms, 3));
-      records->add(
-          {{"kind", "sweep"}, {"m", i + 1}, {"k", o.k}, {"n", o.n}, {"method", name}, {"ms", ms}});
+      const Summary time = summarize(sweep[i]);
+      row.push_back(number(1e3 * time.median, 3));
+      records->add({{"kind", "sweep"},
+                    {"m", i + 1},
+                    {"k", o.k},
+                    {"n", o.n},
+                    {"method", name},
+                    {"ms", 1e3 * time.median},
+                    {"spread", time.spread}});
     }
     table.add(row);
   }

@@ -7,6 +7,7 @@
 #include "bench_peers/parts.hpp"
 #include "rrs/rrs.hpp"
 #include "support/data.hpp"
+#include "support/machine.hpp"
 #include "support/table.hpp"
 
 namespace rrs_bench {
@@ -40,7 +41,7 @@ std::vector<Target> run_transforms(const PeerOptions& o, JsonRecords* records) {
                                          }
                                        }}};
     std::vector<rrs::Isa> levels;
-    for (int i = 1; i < rrs::kIsaCount; ++i) {
+    for (int i = 1; i <= static_cast<int>(highest_level()); ++i) {
       const auto isa = static_cast<rrs::Isa>(i);
       if (!rrs::isa_supported(isa)) continue;
       levels.push_back(isa);
@@ -52,7 +53,8 @@ std::vector<Target> run_transforms(const PeerOptions& o, JsonRecords* records) {
     const std::vector<Series> series = measure_rounds(contenders, o.rounds);
     for (std::size_t i = 0; i < series.size(); ++i) {
       const Summary ratio = summarize_ratio(series[i].seconds(), series[0].seconds());
-      const double ns = 1e9 / kRepeats * summarize(series[i].seconds()).median;
+      const Summary time = summarize(series[i].seconds());
+      const double ns = 1e9 / kRepeats * time.median;
       const std::string name = i == 0 ? "memcpy" : "FWHT";
       table.add({name + " " + std::to_string(n), contenders[i].name, number(ns, 1),
                  number(ratio.median, 2)});
@@ -60,7 +62,9 @@ std::vector<Target> run_transforms(const PeerOptions& o, JsonRecords* records) {
                     {"n", n},
                     {"level", contenders[i].name},
                     {"ns", ns},
-                    {"x_memcpy", ratio.median}});
+                    {"spread", time.spread},
+                    {"x_memcpy", ratio.median},
+                    {"x_memcpy_spread", ratio.spread}});
       if (i == 0) continue;
       targets.push_back({"FWHT " + std::to_string(n) + " / memcpy in L1", contenders[i].name, ratio,
                          bound_of(levels[i - 1]), true});

@@ -1,7 +1,7 @@
 // The worker side: a peer that obeys lines on stdin and answers on stdout.
 //
 //   open M K N footprint methods    ->  count, then "method \t level \t part \t kernel \t bytes"
-//   run index min_ms                ->  "cpu wall", seconds per call
+//   run index min_ms                ->  "cpu wall", seconds per call, caches warm
 //   clock index min_ms              ->  GHz right after calls for min_ms
 //   quit
 #pragma once

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -22,9 +23,20 @@ inline std::vector<std::string> split(const std::string& text, char separator) {
   return parts;
 }
 
+// Of a number; by default what an int holds.
+struct Range {
+  std::int64_t least = 0;
+  std::int64_t most = std::numeric_limits<int>::max();
+};
+
 class Flags {
  public:
-  Flags(int argc, char** argv, const char* usage) : usage_(usage), args_(argv + 1, argv + argc) {}
+  // --help prints the usage and ends the program.
+  Flags(int argc, char** argv, const char* usage) : usage_(usage), args_(argv + 1, argv + argc) {
+    if (!has("help")) return;
+    std::fputs(usage_, stdout);
+    std::exit(0);
+  }
 
   // Value of --name, or `fallback`. A flag that is asked for is known.
   std::string text(const std::string& name, const std::string& fallback) {
@@ -45,14 +57,23 @@ class Flags {
     }
     return false;
   }
-  std::int64_t integer(const std::string& name, std::int64_t fallback) {
-    return parse(name, text(name, std::to_string(fallback)));
+  bool has(const std::string& name) const {
+    return std::find(args_.begin(), args_.end(), "--" + name) != args_.end();
   }
-  std::vector<std::int64_t> integers(const std::string& name, const std::string& fallback) {
+  std::int64_t integer(const std::string& name, std::int64_t fallback, Range range = {}) {
+    return parse(name, text(name, std::to_string(fallback)), range);
+  }
+  std::vector<std::int64_t> integers(const std::string& name, const std::string& fallback,
+                                     Range range = {}) {
     std::vector<std::int64_t> all;
-    for (const std::string& part : split(text(name, fallback), ',')) {
-      all.push_back(parse(name, part));
-    }
+    for (const std::string& part : list(name, fallback)) all.push_back(parse(name, part, range));
+    return all;
+  }
+  // Values between commas, at least one.
+  std::vector<std::string> list(const std::string& name, const std::string& fallback) {
+    const std::string values = text(name, fallback);
+    std::vector<std::string> all = split(values, ',');
+    if (all.empty()) fail("--" + name + " needs at least one value (found '" + values + "')");
     return all;
   }
   // After all flags have been asked for: nothing may be left.
@@ -66,11 +87,13 @@ class Flags {
   }
 
  private:
-  std::int64_t parse(const std::string& name, const std::string& value) const {
+  // What does not fit into 64 bits is out of every range: strtoll gives the largest number.
+  std::int64_t parse(const std::string& name, const std::string& value, Range range) const {
     char* end = nullptr;
     const long long parsed = std::strtoll(value.c_str(), &end, 10);
-    if (end == value.c_str() || *end != 0 || parsed < 0) {
-      fail("--" + name + " must be a number >= 0 (found '" + value + "')");
+    if (end == value.c_str() || *end != 0 || parsed < range.least || parsed > range.most) {
+      fail("--" + name + " must be a number from " + std::to_string(range.least) + " to " +
+           std::to_string(range.most) + " (found '" + value + "')");
     }
     return parsed;
   }

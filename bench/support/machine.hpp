@@ -6,6 +6,7 @@
 #include <string>
 
 #include "rrs/rrs.hpp"
+#include "support/checked.hpp"
 
 namespace rrs_bench {
 
@@ -56,6 +57,13 @@ inline std::string active_level() {
   const rrs::KernelTable* table = nullptr;
   const rrs::Status status = rrs::select_kernels(std::nullopt, &table);
   return status.ok() ? table->name : status.message();
+}
+
+// The same as a level; stops where there is none.
+inline rrs::Isa highest_level() {
+  const rrs::KernelTable* table = nullptr;
+  check(rrs::select_kernels(std::nullopt, &table));
+  return *rrs::isa_by_name(table->name);
 }
 
 inline std::string command_line(int argc, char** argv) {
