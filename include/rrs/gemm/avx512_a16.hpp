@@ -148,15 +148,6 @@ RRS_TARGET_AVX512 RRS_FORCE_INLINE void unpack_floats(const std::uint8_t* in, in
   }
 }
 
-// In a register from here on: GCC 12 else reads the line again for each of its eight shifts.
-RRS_TARGET_AVX512 RRS_FORCE_INLINE void keep(__m512i& x) noexcept {
-#if defined(__GNUC__) && !defined(__clang__)
-  __asm__("" : "+v"(x));
-#else
-  static_cast<void>(x);
-#endif
-}
-
 // R rows (all of the tile) x P panels over all of K; no offsets.
 template <int kWeightBits, unsigned R, unsigned P>
 RRS_TARGET_AVX512 inline void stream_rows(const GemmTileArgs& a, int panel) noexcept {
