@@ -38,6 +38,29 @@ RRS_FUNCTIONS_BEGIN
 
 namespace avx2 {
 
+// A short last group of W4A8 that is not of whole parts (K = 1000): int32 sums as of a row group,
+// then its end as in avx2_chunk.hpp. c: one group of c.blocks.
+RRS_TARGET_AVX2 inline void stream_odd_group(const GemmTileArgs& a, const WideChunk& c,
+                                             const std::uint8_t* weights, const std::int8_t* codes,
+                                             float* out) noexcept {
+  alignas(64) float sums[kFewRows * 16] = {};  // int32
+  carry_rows<4, 1>(a, c, c.blocks, weights, codes, sums);
+  const __m256 minus_magic_f32x8 = _mm256_set1_ps(-12582912.0f);
+  for (int half = 0; half < 2; ++half) {
+    const auto* f16x8 = static_cast<const __m128i*>(c.v) + half;
+    const __m256 v_f32x8 = _mm256_cvtph_ps(_mm_loadu_si128(f16x8));
+    const __m256 c_f32x8 = _mm256_mul_ps(v_f32x8, minus_magic_f32x8);
+    for (int r = 0; r < a.rows; ++r) {
+      const int at = r * 16 + half * 8;
+      const __m256i sum_i32x8 = _mm256_load_si256(reinterpret_cast<const __m256i*>(sums + at));
+      const __m256i isum_i32x8 = _mm256_add_epi32(sum_i32x8, _mm256_set1_epi32(c.start[r]));
+      const __m256 tmp_f32x8 = _mm256_fmadd_ps(_mm256_castsi256_ps(isum_i32x8), v_f32x8, c_f32x8);
+      _mm256_store_ps(out + at,
+                      _mm256_fmadd_ps(tmp_f32x8, _mm256_set1_ps(c.s[r]), _mm256_load_ps(out + at)));
+    }
+  }
+}
+
 // Blocks [first, first + blocks) of panels [panel, last_panel). out: [panels][rows][16].
 template <int kWeightBits, int kPartBlocks>
 RRS_TARGET_AVX2 inline void stream_chunk(const GemmTileArgs& a, std::int64_t first,
@@ -83,7 +106,13 @@ RRS_TARGET_AVX2 inline void stream_chunk(const GemmTileArgs& a, std::int64_t fir
                         {},
                         {}};
       const std::int64_t done = whole * per_group;
-      wide_rows<kWeightBits, 1>(a, c, weights + done * 64, codes + done * 8 * a.rows, out);
+      weights += done * 64;
+      const std::int8_t* rest_codes = codes + done * 8 * a.rows;
+      if (kWeightBits == 4 && rest > kPart && rest % 4 != 0) {  // parts are of four blocks
+        stream_odd_group(a, c, weights, rest_codes, out);
+      } else {
+        wide_rows<kWeightBits, 1>(a, c, weights, rest_codes, out);
+      }
     }
   }
 }
@@ -96,10 +125,6 @@ RRS_TARGET_AVX2 inline bool few_rows_tile(const GemmTileArgs& a) noexcept {
     return false;
   }
   const std::int64_t all = a.k_padded / (kWeightBits == 4 ? 8 : 4);
-  const std::int64_t rest = all % group_blocks<kWeightBits>(a);
-  const bool row_group = a.inner_group == kRowGroup;
-  if (kWeightBits == 4 && !row_group && rest > kPartBlocks && rest % 4 != 0)
-    return false;  // parts of four blocks
   alignas(64) float out[kFewPanels * kFewRows * 16];
   for (std::int64_t i = 0; i < std::int64_t{a.panels} * a.rows * 16; i += 8) {
     _mm256_store_ps(out + i, _mm256_setzero_ps());
@@ -112,7 +137,7 @@ RRS_TARGET_AVX2 inline bool few_rows_tile(const GemmTileArgs& a) noexcept {
                                              panel, panel + step, out);
     }
   }
-  if (row_group) finish_row_groups<kWeightBits>(a, out);
+  if (a.inner_group == kRowGroup) finish_row_groups<kWeightBits>(a, out);
   write_tile(a, out);
   return true;
 }

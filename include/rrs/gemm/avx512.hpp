@@ -4,8 +4,10 @@
 // Tiles of up to 6 rows of W4 run on the AVX2 leaf, which unpacks in registers and reads a panel as
 // one stream. Measured on Emerald Rapids, group 32, weights in DRAM, against unpacking to L1
 // first: 1.7 times as fast at 1 row, 1.7 at 4, 1.3 at 6, equal at 8; group 128: 1.25, 1.6, 1.4,
-// 0.9. W8, whose panels need no unpacking, does not: the AVX2 leaf takes 1.07 and 1.12 times as
-// long at 1 and 2 rows (groups of 128; row groups 1.10 and 1.17; Granite Rapids).
+// 0.9. W8, whose panels need no unpacking, does not: level avx2 takes 1.03 to 1.1, 1.1 to 1.2
+// and 1.2 to 1.3 times as long at 1, 2 and 3 rows (2048 x 2048 to 4096 x 4096, groups of 128 and
+// row groups, g++ and clang++; Granite Rapids); its leaf in this level's tiles of two panels, whose
+// codes it widens for each, 1.1 to 1.4 times.
 #pragma once
 
 #include "rrs/core/config.hpp"

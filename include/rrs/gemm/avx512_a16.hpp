@@ -148,19 +148,10 @@ RRS_TARGET_AVX512 RRS_FORCE_INLINE void unpack_floats(const std::uint8_t* in, in
   }
 }
 
-// In a register from here on: GCC 12 else reads the line again for each of its eight shifts.
-RRS_TARGET_AVX512 RRS_FORCE_INLINE void keep(__m512i& x) noexcept {
-#if defined(__GNUC__) && !defined(__clang__)
-  __asm__("" : "+v"(x));
-#else
-  static_cast<void>(x);
-#endif
-}
-
 // The codes of one input of four panels, all before their multiply-adds. Left to order them GCC 12
 // took 1.06 and Clang 14 0.97 of this at one row (both as one block of assembly: 1.03 to 1.08).
 template <unsigned P>
-RRS_TARGET_AVX512 RRS_FORCE_INLINE void keep(__m512 (&x)[P]) noexcept {
+RRS_TARGET_AVX512 RRS_FORCE_INLINE void keep_codes(__m512 (&x)[P]) noexcept {
   if (P == 4) {
     __asm__ volatile("" : "+v"(x[0]), "+v"(x[1 % P]), "+v"(x[2 % P]), "+v"(x[3 % P]));
   }
@@ -201,7 +192,7 @@ RRS_TARGET_AVX512 inline void stream_rows(const GemmTileArgs& a, int panel) noex
           code_f32x16[p] = code_floats<kWeightBits>(w_u8x64[p], code_shift<kWeightBits>(j),
                                                     table_f32x16, zero_i32x16);
         }
-        keep(code_f32x16);
+        keep_codes(code_f32x16);
         RRS_UNROLL_FULL
         for (unsigned r = 0; r < R; ++r) {
           const __m512 x_f32x16 = _mm512_set1_ps(x[j * R + r]);

@@ -78,6 +78,15 @@ RRS_FUNCTIONS_BEGIN
 
 namespace avx512 {
 
+// In a register from here on: GCC 12 else reads a line of weights again for each of its uses.
+RRS_TARGET_AVX512 RRS_FORCE_INLINE void keep(__m512i& x) noexcept {
+#if defined(__GNUC__) && !defined(__clang__)
+  __asm__("" : "+v"(x));
+#else
+  static_cast<void>(x);
+#endif
+}
+
 // starts[i] = bias - (sums[i] << shift) for `count` sums; shift < 0: bias alone.
 RRS_TARGET_AVX512 RRS_FORCE_INLINE void fill_starts(const std::int32_t* sums, int count,
                                                     std::int32_t bias, int shift,
