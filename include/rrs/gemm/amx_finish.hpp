@@ -18,8 +18,8 @@
 RRS_TYPES_BEGIN
 
 inline constexpr int kAmxTileRows = 16;
-inline constexpr int kAmxMaxRows = 64;
-inline constexpr int kAmxPanels = 4;
+inline constexpr int kAmxMaxRows = 64;  // not searched
+inline constexpr int kAmxPanels = 4;    // not searched
 inline constexpr int kAmxOutputs = kAmxPanels * kPanelOutputs;
 inline constexpr int kAmxBlockInputs = 256;  // every group size divides it
 inline constexpr int kAmxBlockChunks = kAmxBlockInputs / kAmxChunk;

@@ -31,7 +31,7 @@ RRS_FUNCTIONS_BEGIN
 namespace avx2 {
 
 inline constexpr int kFloatRows = 6;
-inline constexpr int kFloatTileRows = 48;
+inline constexpr int kFloatTileRows = 48;  // not searched
 inline constexpr int kFloatPanels = 4;
 inline constexpr int kFloatChunk = 128;
 inline constexpr int kFloatStreamAhead = 4096;

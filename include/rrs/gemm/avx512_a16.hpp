@@ -21,8 +21,8 @@
 
 RRS_TYPES_BEGIN
 
-inline constexpr int kFloatInputs = 32;  // inputs of a chunk; groups of 16 take 16
-inline constexpr int kFloatMaxRows = 48;
+inline constexpr int kFloatInputs = 32;   // inputs of a chunk; groups of 16 take 16
+inline constexpr int kFloatMaxRows = 48;  // not searched
 inline constexpr int kFloatMaxPanels = 4;
 inline constexpr int kFloatSubRows = 12;
 inline constexpr int kFloatStreamRows = 10;
