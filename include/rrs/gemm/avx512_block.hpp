@@ -39,7 +39,7 @@ RRS_TYPES_BEGIN
 
 inline constexpr int kBlockInputs = 256;    // K block: every group size divides it
 inline constexpr int kBlockGroups = 16;     // groups of 16 inputs in a block
-inline constexpr int kBlockMaxRows = 56;    // rows of a tile without VNNI; 84 and 112: no gain
+inline constexpr int kBlockMaxRows = 56;    // rows of a tile without VNNI; see above
 inline constexpr int kBlockRowsBound = 64;  // of any tile: avx512vnni_wide.hpp
 inline constexpr std::int32_t kMagicBits = 0x4b400000;
 inline constexpr float kMagicValue = 12582912.0f;

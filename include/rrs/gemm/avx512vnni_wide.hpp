@@ -164,10 +164,10 @@ RRS_TARGET_AVX512VNNI inline void wide_tile(const GemmTileArgs& a) noexcept {
   const bool fits = a.rows >= kWideMinRows<kBits> && a.weight_offsets == nullptr &&
                     (row_group || a.inner_group <= (kBits == 8 ? 128 : 256));
   if (!fits) {
-    // One row and two, groups of 32: the AVX2 leaf. Time of one row 0.97 from DRAM, 0.92 from L3,
-    // at groups of 128 1.1 (Emerald Rapids, when these leaves still read two panels in turns); of
-    // two 0.93 to 0.97, at groups of 64 0.98 to 1.1, of three 1.15 (Granite Rapids).
-    if (kBits == 4 && a.rows <= 2 && a.inner_group <= 32 &&
+    // One row, groups of 32: the AVX2 leaf (time 0.97 from DRAM, 0.92 from L3; at groups of
+    // 128 1.1; Emerald Rapids, when these leaves still read two panels in turns). Two rows: 0.95 to
+    // 1.2, per channel 1.1 to 1.6 (Granite Rapids).
+    if (kBits == 4 && a.rows == 1 && a.inner_group <= 32 &&
         avx2::few_rows_tile<4, avx2::kPartBlocksA8>(a)) {
       return;
     }

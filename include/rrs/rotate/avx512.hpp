@@ -277,7 +277,7 @@ RRS_TARGET_AVX512 inline void mix_tile(const float* in, float* out, std::int64_t
   }
 }
 
-// All outputs of one tile of columns. Four at a time: Paley orders are multiples of four.
+// All outputs of one tile of columns. Four or eight at a time: Paley orders are multiples of four.
 template <int kVectors>
 // NOLINTNEXTLINE(readability-function-size): mix, for one mask
 RRS_TARGET_AVX512 inline void mix_columns(const float* in, float* out, std::int64_t columns,
