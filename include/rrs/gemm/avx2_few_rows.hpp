@@ -45,7 +45,7 @@ RRS_TARGET_AVX2 inline void stream_odd_group(const GemmTileArgs& a, const WideCh
                                              float* out) noexcept {
   alignas(64) float sums[kFewRows * 16] = {};  // int32
   carry_rows<4, 1>(a, c, c.blocks, weights, codes, sums);
-  const __m256 minus_magic_f32x8 = _mm256_set1_ps(-12582912.0f);
+  const __m256 minus_magic_f32x8 = _mm256_load_ps(kWideConstants.minus_magic);
   for (int half = 0; half < 2; ++half) {
     const auto* f16x8 = static_cast<const __m128i*>(c.v) + half;
     const __m256 v_f32x8 = _mm256_cvtph_ps(_mm_loadu_si128(f16x8));

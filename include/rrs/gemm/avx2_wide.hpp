@@ -142,7 +142,7 @@ RRS_TARGET_AVX2 inline void unpack_scales(const GemmTileArgs& a, int panel,
                                           std::int64_t first_group, std::int64_t groups,
                                           float* v) noexcept {
   const f16* scales = a.weight_scales + panel * a.panel_scales;
-  const __m256 minus_magic_f32x8 = _mm256_set1_ps(-12582912.0f);
+  const __m256 minus_magic_f32x8 = _mm256_load_ps(kWideConstants.minus_magic);
   for (std::int64_t g = 0; g < groups; ++g, v += 32) {
     const f16* from = scales + outer_group(first_group + g, a.inner_per_weight) * kPanelOutputs;
     for (int half = 0; half < 2; ++half) {

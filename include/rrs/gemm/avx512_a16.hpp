@@ -152,8 +152,8 @@ RRS_TARGET_AVX512 RRS_FORCE_INLINE void unpack_floats(const std::uint8_t* in, in
 // took 1.06 and Clang 14 0.97 of this at one row (both as one block of assembly: 1.03 to 1.08).
 template <unsigned P>
 RRS_TARGET_AVX512 RRS_FORCE_INLINE void keep_codes(__m512 (&x)[P]) noexcept {
-  if (P == 4) {
-    __asm__ volatile("" : "+v"(x[0]), "+v"(x[1 % P]), "+v"(x[2 % P]), "+v"(x[3 % P]));
+  if constexpr (P == 4) {
+    __asm__ volatile("" : "+v"(x[0]), "+v"(x[1]), "+v"(x[2]), "+v"(x[3]));
   }
 }
 
