@@ -1,6 +1,7 @@
 // GEMM leaves for AVX-512 VNNI: vpdpbusd, u8 weights x s8 activations, 64 products per instruction.
 // W4A4 and W4A8 are the same code; W8A8 reads its panels without unpacking. Tiles of 7 rows (W8: 5)
-// and more: avx512vnni_wide.hpp. Here: fewer rows, offsets, groups beyond 256 (W8: 128) inputs.
+// and more: avx512vnni_wide.hpp; W4 of up to 3: avx512vnni_stream.hpp. Here: the rows between,
+// offsets, groups beyond 256 (W8: 128) inputs.
 //
 // Instructions (Sapphire Rapids): vpdpbusd zmm p0/p5, latency 5, 2 per cycle; vfmadd zmm p0/p5,
 // latency 4; vpbroadcastd zmm, m32 load port only, 2 per cycle. Registers, sub-tile of 7 rows x 2
@@ -14,14 +15,12 @@
 //   the group size: no gain (296 / 314 / 350).
 // Up to 6 rows prefetch 4 KB ahead into L2 and 1 KB into L1. Granite Rapids, M = 2 to 6 against 8
 // KB into L2 alone: time 0.86-0.95 (W4) and 0.96-0.99 (W8) from L3, 0.90-0.98 from L2; 4 KB into L1
-// alone, or 8 KB and 1 KB: no better. One row (decode) reads one panel as one stream. Measured on
-// Zen 4 with 8 KB, groups of 128, share of the read bandwidth from DRAM / from L3: two panels in
-// turns, 4 KB ahead into L1 0.63-0.72 / 0.63-0.76; one stream 0.98-1.01 / 0.97-1.10; with sums of
-// odd steps apart 0.91-1.10 / 1.45 (loads of more than one group in flight). W8 of one row without
-// sums of odd steps is one chain, 5 cycles per line: 1.55 (per channel) and 1.2 times as long from
-// L2. One row, two panels at a time instead of one, Granite Rapids: W8 0.82-0.85 of the time from
-// L2, 1.0 from L3, 0.87-0.96 from DRAM: kept; W4 0.78-0.81, 1.01-1.06, 0.95-1.0: not, for what Zen
-// 4 showed. Four sets of sums: no gain.
+// alone, or 8 KB and 1 KB: no better. W8 of one row reads two panels at a time: 0.82-0.85 of the
+// time of one from L2, 1.0 from L3, 0.87-0.96 from DRAM (Granite Rapids); without sums of odd steps
+// it is one chain, 5 cycles per line: 1.55 (per channel) and 1.2 times as long from L2. W4 of one
+// row comes here with offsets and groups of 16 only. Four sets of sums: no gain. When all of W4's
+// rows did, Zen 4, groups of 128, 8 KB ahead, share of the read bandwidth from DRAM / from L3: two
+// panels in turns, 4 KB ahead into L1 0.63-0.72 / 0.63-0.76; one stream 0.98-1.01 / 0.97-1.10.
 #pragma once
 
 #include "rrs/gemm/avx512_block.hpp"

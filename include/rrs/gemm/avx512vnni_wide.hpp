@@ -29,6 +29,7 @@
 #include "rrs/gemm/avx512_block.hpp"
 #include "rrs/gemm/avx2_few_rows.hpp"
 #include "rrs/gemm/avx2_integer.hpp"
+#include "rrs/gemm/avx512vnni_stream.hpp"
 #include "rrs/gemm/avx512vnni_sub.hpp"
 
 #if RRS_X86_64
@@ -164,13 +165,7 @@ RRS_TARGET_AVX512VNNI inline void wide_tile(const GemmTileArgs& a) noexcept {
   const bool fits = a.rows >= kWideMinRows<kBits> && a.weight_offsets == nullptr &&
                     (row_group || a.inner_group <= (kBits == 8 ? 128 : 256));
   if (!fits) {
-    // One row, groups of 32: the AVX2 leaf (time 0.97 from DRAM, 0.92 from L3; at groups of
-    // 128 1.1; Emerald Rapids, when these leaves still read two panels in turns). Two rows: 0.95 to
-    // 1.2, per channel 1.1 to 1.6 (Granite Rapids).
-    if (kBits == 4 && a.rows == 1 && a.inner_group <= 32 &&
-        avx2::few_rows_tile<4, avx2::kPartBlocksA8>(a)) {
-      return;
-    }
+    if (kBits == 4 && stream_tile(a)) return;
     return avx512::block_tile<OtherTraits>(a);
   }
   if (row_group) {
