@@ -2,10 +2,11 @@
 //
 // formula and written order: gemm.hpp.  What is fetched ahead, and why: stream.hpp.
 // Per line: load, vpand, vpsrlw, vpand, and per row 2 vpdpbusd with their broadcasts. Sums of even
-// and odd steps of 4 inputs are apart: two chains of 5 cycles per line. Group end: cvt, mul and fma,
-// for few rows no dearer than preparing c for the float trick (avx512_block.hpp). Time over that of
-// two panels in turns (avx512vnni.hpp; Granite Rapids, L3) at 2 / 3 / 4 / 5 / 6 rows, groups of 32:
-// 0.87 / 0.88 / 1.0 / 1.12 / 1.17; of 128: 0.99 / 1.04 / 1.11 / 1.08 / 1.05. Hence three.
+// and odd steps of 4 inputs are apart: two chains of 5 cycles per line. Group end: cvt, mul and
+// fma, for few rows no dearer than preparing c for the float trick (avx512_block.hpp). Time over
+// that of two panels in turns (avx512vnni.hpp; Granite Rapids, L3) at 2 / 3 / 4 / 5 / 6 rows,
+// groups of 32: 0.87 / 0.88 / 1.0 / 1.12 / 1.17; of 128: 0.99 / 1.04 / 1.11 / 1.08 / 1.05. Hence
+// three.
 #pragma once
 
 #include <cstdint>

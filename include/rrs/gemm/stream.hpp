@@ -3,23 +3,23 @@
 // from: avx2_stream.hpp, avxvnni_stream.hpp, avx512vnni_stream.hpp.
 //
 // Where the next lines are fetched. While a block of 64 KB is read, the next one is fetched into
-// L2, not line after line but in eight streams of 8 KB: the hardware follows each stream by itself,
+// L2, not line after line but in four streams of 16 KB: the hardware follows each stream by itself,
 // a limited number of lines ahead of it, and no further than its page of 4 KB. One row, 4096 x
-// 4096, groups of 32, GB/s with scales at avx2 / avx512vnni (Granite Rapids, one thread, pages of 4
-// KB), where the fastest plain reader, of four streams, has 17 from DRAM and 27 to 28 from L3:
-//                                      DRAM          L3
-//   one stream, 4 KB ahead             12.5 / 12.3   26.8 / 25.9
-//   the next  16 KB in 4 streams       12.3 / 12.6   23.3 / 24.8
-//   the next  32 KB in 4               13.3 / 13.6   24.5 / 25.0
-//   the next  32 KB in 8               12.8 / 13.0   23.3 / 24.8
-//   the next  64 KB in 8               14.0 / 14.1   24.2 / 25.5
-//   the next 128 KB in 8               14.0 / 14.4   23.6 / 25.2   (2 threads 0.96 of 64 KB)
-// Two threads, DRAM: 24.4 / 25.3 as one stream, 28.5 / 30.6 here. Time over that of 128 KB in 8,
-// DRAM: every second line 1.3, the next 8 KB in 4 into L1 at once 1.25, 16 KB 1.05, streams that do
-// not reach the end of their pages together 1.0, scales fetched ahead 1.0. Four panels in turns, a
-// line of each, are 1.04 times as fast as one stream from DRAM, 0.93 times from L3. Where a weight
-// or the work of a thread ends, up to 64 KB are fetched in vain: as a rule the scales, which lie
-// behind.
+// 4096, groups of 32, avx2 / avx512vnni, GB/s over those of the fastest plain reader, of four
+// streams (17 from DRAM, 28 from L3; Granite Rapids, pages of 4 KB):
+//                                     DRAM          2 threads     L3
+//   one stream, 4 KB ahead            0.74 / 0.73   0.69 / 0.70   0.97 / 0.96
+//   the next  64 KB in 4 streams      0.84 / 0.86   0.80 / 0.83   0.93 / 0.95
+//   the next  64 KB in 8              0.85 / 0.87   0.81 / 0.82   0.93 / 0.95
+//   the next 128 KB in 8              0.85 / 0.88   0.77 / 0.80
+//   the next 256 KB in 8              0.87 / 0.89   0.70 / 0.72
+// 32 KB are 0.95 times as fast as 64, 16 KB 0.88 times. Where a weight or the work of a thread ends
+// a block is fetched in vain (as a rule the scales, which lie behind), hence not more. Time over
+// that of 128 KB in 8: every second line 1.3, the next 8 KB into L1 at once 1.25, 16 KB 1.05,
+// streams that do not reach the ends of their pages together 1.0, scales fetched ahead 1.0. Four
+// panels in turns, a line of each, are 1.04 times as fast as one stream from DRAM, 0.93 from L3.
+// A loop of the same loads and prefetches without products reads 0.97 of the reader, with products
+// 0.94, all of it 0.92 to 0.94.
 #pragma once
 
 #include <cstdint>
@@ -47,13 +47,16 @@ struct StreamWalk {
   std::int64_t groups_of_v;
   std::int64_t groups_of_s;
 
+  // Lines of an inner group.
   RRS_MEMBER std::int64_t lines_in(std::int64_t group) const noexcept {
     return group + 1 < groups ? group_lines : last_lines;
   }
+  // `count` lines on, and their codes.
   RRS_MEMBER void pass_lines(int count) noexcept {
     weights += count * 64;
     codes += count * line_codes;
   }
+  // To the scales of the next inner group.
   RRS_MEMBER void pass_group(const GemmTileArgs& a) noexcept {
     code_sums += a.rows;
     if (--groups_of_v == 0) {
@@ -73,9 +76,9 @@ RRS_FUNCTIONS_BEGIN
 
 namespace stream {
 
-inline constexpr int kLines = 4;  // lines per step: one of every second stream
+inline constexpr int kLines = 4;  // lines per step: one of every stream
 inline constexpr std::uintptr_t kBlock = 64 << 10;
-inline constexpr std::uintptr_t kStreams = 8;
+inline constexpr std::uintptr_t kStreamBytes = kBlock / kLines;
 
 // True where the streaming leaves compute tile a. Other groups than of whole steps, and offsets,
 // are rare: the general leaves do them.
@@ -84,6 +87,7 @@ RRS_FORCE_INLINE bool fits(const GemmTileArgs& a, int max_rows) noexcept {
   return a.rows <= max_rows && whole && a.weight_offsets == nullptr && a.k_padded > 0;
 }
 
+// At the beginning of panel `panel` of tile a.
 RRS_FORCE_INLINE StreamWalk walk(const GemmTileArgs& a, int panel) noexcept {
   const std::int64_t all = a.k_padded / kPackedInputs;
   const bool row_group = a.inner_group == kRowGroup;
@@ -102,19 +106,17 @@ RRS_FORCE_INLINE StreamWalk walk(const GemmTileArgs& a, int panel) noexcept {
   return w;
 }
 
-// Where the first of kLines streams stands while the step at `weights` is read: the offset in its
-// block, divided by kStreams, in the next block; odd steps have the other half of the streams.
+// Where the first stream stands while the step at `weights` is read: in the next block, at a fourth
+// of the step's place in its own.
 RRS_FORCE_INLINE const char* ahead(const std::uint8_t* weights) noexcept {
   const auto at = reinterpret_cast<std::uintptr_t>(weights);
-  const std::uintptr_t line = (at % kBlock / kStreams) & ~std::uintptr_t{63};
-  const std::uintptr_t half = (at / (64 * kLines)) % 2 * (kBlock / 2);
-  return reinterpret_cast<const char*>(at / kBlock * kBlock + kBlock + line + half);
+  const std::uintptr_t line = (at % kBlock / kLines) & ~std::uintptr_t{63};
+  return reinterpret_cast<const char*>(at / kBlock * kBlock + kBlock + line);
 }
 
 // Line `i` of a step on its way: the one of its stream into L2, and one that is read soon into L1.
 RRS_FORCE_INLINE void fetch(const std::uint8_t* weights, const char* ahead, int i) noexcept {
-  constexpr auto kStep = static_cast<std::ptrdiff_t>(kBlock / kStreams);
-  _mm_prefetch(ahead + i * kStep, _MM_HINT_T1);
+  _mm_prefetch(ahead + i * static_cast<std::ptrdiff_t>(kStreamBytes), _MM_HINT_T1);
   _mm_prefetch(reinterpret_cast<const char*>(weights) + i * 64 + 768, _MM_HINT_T0);
 }
 
