@@ -59,6 +59,7 @@ void run_builds(const PeerOptions& o, JsonRecords* records) {
       {"M", "method", "level", "part", "kernel", "ms", "other ms", "other / this", "spread %"});
   bool any = false;
   for (const std::string& level : split(kLevels, ',')) {
+    if (!wants_level(level)) continue;
     PeerSpec spec = rrs_spec(level);
     const Sessions here = start_sessions({spec}, o.threads);
     spec.program = o.other;
@@ -75,7 +76,7 @@ void run_builds(const PeerOptions& o, JsonRecords* records) {
       }
     }
   }
-  if (!any) stop("--other: the two builds have none of --methods in common");
+  if (!any) stop("--other: the two builds have none of --methods, or levels, in common");
   std::printf("\nthe same kernels in %s\n", o.other.c_str());
   table.print();
 }

@@ -11,6 +11,7 @@
 
 #include "bench_peers/peer.hpp"
 #include "bench_peers/reader.hpp"
+#include "bench_peers/specs.hpp"
 #include "support/data.hpp"
 #include "support/flags.hpp"
 #include "support/layer.hpp"
@@ -45,16 +46,6 @@ std::vector<Method> all_methods() {
           {"rrs_w4a16_g128", with_bits(g128, kFloat, 4)},
           {"rrs_w8a8_g128", with_bits(g128, 8, 8)},
           {"smoothquant_w8a8", presets::smoothquant_w8a8()}};
-}
-
-// RRS_BENCH_LEVELS restricts the levels, by names between commas; RRS_ISA, to it and those below.
-bool wants_level(const char* name) {
-  const char* levels = std::getenv("RRS_BENCH_LEVELS");
-  if (levels == nullptr) return true;
-  for (const std::string& level : split(levels, ',')) {
-    if (level == name) return true;
-  }
-  return false;
 }
 
 std::int64_t code_bytes(const rrs::WeightView& w) { return rrs::panel_count(w.n) * w.panel_bytes; }

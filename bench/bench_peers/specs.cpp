@@ -3,10 +3,12 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <utility>
 
 #include "bench_peers/peer.hpp"
 #include "rrs/core/cpu.hpp"
+#include "support/flags.hpp"
 
 #ifndef RRS_BENCH_GGML_LIBRARIES
 #define RRS_BENCH_GGML_LIBRARIES ""
@@ -84,6 +86,13 @@ std::vector<PeerSpec> peer_specs(const std::vector<std::string>& peers) {
     if (wanted && has_peer(spec.peer)) chosen.push_back(spec);
   }
   return chosen;
+}
+
+bool wants_level(const std::string& name) {
+  const char* levels = std::getenv("RRS_BENCH_LEVELS");
+  if (levels == nullptr) return true;
+  const std::vector<std::string> wanted = split(levels, ',');
+  return std::find(wanted.begin(), wanted.end(), name) != wanted.end();
 }
 
 PeerSpec rrs_spec(const std::string& levels) {

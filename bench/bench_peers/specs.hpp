@@ -16,6 +16,9 @@ std::vector<PeerSpec> peer_specs(const std::vector<std::string>& peers);
 // What --methods may name for these peers (empty: all of this build).
 std::vector<std::string> methods_of(const std::vector<std::string>& peers);
 
+// RRS_BENCH_LEVELS restricts the levels, by names between commas; RRS_ISA, to it and those below.
+bool wants_level(const std::string& name);
+
 // This library alone, at some levels (names between commas; empty: all).
 PeerSpec rrs_spec(const std::string& levels);
 

@@ -18,10 +18,9 @@ std::vector<std::uintptr_t> fetched(std::uintptr_t block, std::uintptr_t first) 
   constexpr std::uintptr_t kStep = 64 * rrs::stream::kLines;
   std::vector<std::uintptr_t> lines;
   for (std::uintptr_t at = block + first; at < block + rrs::stream::kBlock; at += kStep) {
-    const auto ahead = reinterpret_cast<std::uintptr_t>(
-        rrs::stream::ahead(reinterpret_cast<const std::uint8_t*>(at)));
-    for (std::uintptr_t i = 0; i < rrs::stream::kLines; ++i) {
-      lines.push_back(ahead + i * rrs::stream::kStreamBytes);
+    const std::uintptr_t ahead = rrs::stream::ahead(reinterpret_cast<const std::uint8_t*>(at));
+    for (int i = 0; i < rrs::stream::kLines; ++i) {
+      lines.push_back(rrs::stream::line_ahead(ahead, i));
     }
   }
   std::sort(lines.begin(), lines.end());

@@ -3,12 +3,12 @@
 // formula and written order: gemm.hpp.  from: pack/.  to: avx2_integer.hpp (taller tiles).
 //   per 64 bytes of W4 and sub-tile: 6 uops to unpack; per row 2 broadcasts, 4 vpmaddubsw, 4 vpaddw
 //   per 64 bytes of W8 likewise, with vpmaddwd on codes widened to int16
-// One row of W4 comes here with groups of 16 or offsets only (else avx2_stream.hpp): 14 uops on
-// three ports = 4.7 cycles per 64 bytes (6.5 to 7.7 measured in L2). Each panel is read from end to
-// end: one stream. With a switch of the panel every 16 KB, L3 took 15 cycles per 64 bytes instead
-// of 9.5 (reading alone: 8.7) and DRAM 26 instead of 20 (21). Up to 12 rows unpack twice in
-// registers rather than once to L1: 10 % faster than taller tiles' way at 12 rows, equal at 13.
-// int32 sums (W8) need no parts.
+// One row of W4 comes here in groups of 16, or per channel with offsets, only (else
+// avx2_stream.hpp): 14 uops on three ports = 4.7 cycles per 64 bytes (6.5 to 7.7 measured in L2).
+// Each panel is read from end to end: one stream. With a switch of the panel every 16 KB, L3 took
+// 15 cycles per 64 bytes instead of 9.5 (reading alone: 8.7) and DRAM 26 instead of 20 (21). Up to
+// 12 rows unpack twice in registers rather than once to L1: 10 % faster than taller tiles' way at
+// 12 rows, equal at 13. int32 sums (W8) need no parts.
 #pragma once
 
 #include <algorithm>

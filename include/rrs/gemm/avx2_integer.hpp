@@ -307,7 +307,7 @@ RRS_TARGET_AVX2 inline void chunk_panels(ChunkArgs c, float* out, std::int32_t* 
 
 template <int kWeightBits, int kPartBlocks>
 RRS_TARGET_AVX2 void integer_tile(const GemmTileArgs& a) noexcept {
-  if (kWeightBits == 4 && stream_tile(a)) return;
+  if (kWeightBits == 4 && w4_stream_tile(a)) return;
   if (few_rows_tile<kWeightBits, kPartBlocks>(a)) return;
   alignas(64) float out[kTilePanels * kTileRows * 16];
   alignas(64) std::int32_t totals[kTilePanels * kTileRows * 16];

@@ -55,7 +55,7 @@ RRS_TARGET_AVX2 RRS_FORCE_INLINE void stream_lines(const std::uint8_t* weights,
                                                    const std::int8_t* codes,
                                                    __m256i (&sum_i32x8)[2]) noexcept {
   static_assert(kCount <= 4, "int16 sums");
-  const char* ahead = stream::ahead(weights);
+  const std::uintptr_t ahead = stream::ahead(weights);
   __m256i part_i16x16[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
   RRS_UNROLL_FULL
   for (int i = 0; i < kCount; ++i) {
@@ -102,7 +102,7 @@ RRS_TARGET_AVX2 inline void stream_panel(const GemmTileArgs& a, StreamWalk w, fl
 }
 
 // True when it did the tile.
-RRS_TARGET_AVX2 inline bool stream_tile(const GemmTileArgs& a) noexcept {
+RRS_TARGET_AVX2 inline bool w4_stream_tile(const GemmTileArgs& a) noexcept {
   if (!stream::fits(a, 1)) return false;
   for (int panel = 0; panel < a.panels; ++panel) {
     stream_panel(a, stream::walk(a, panel), a.out + panel * kPanelOutputs);

@@ -33,7 +33,7 @@ inline constexpr int kStreamRows = 6;
 template <class Traits, int kPartBlocks>
 RRS_TARGET_AVX512 inline void int_tile(const GemmTileArgs& a) noexcept {
   constexpr int kBits = Traits::kWeightBits;
-  if (kBits == 4 && avx2::stream_tile(a)) return;
+  if (kBits == 4 && avx2::w4_stream_tile(a)) return;
   if (kBits == 4 && a.rows <= kStreamRows && avx2::few_rows_tile<4, kPartBlocks>(a)) return;
   block_tile<Traits>(a);
 }

@@ -11,6 +11,7 @@
 
 #include <cstdint>
 
+#include "rrs/gemm/avx512_block.hpp"
 #include "rrs/gemm/avx512vnni_dot.hpp"
 #include "rrs/gemm/stream.hpp"
 
@@ -30,13 +31,14 @@ RRS_TARGET_AVX512VNNI RRS_FORCE_INLINE void stream_line(const std::uint8_t* weig
                                                         __m512i (&even_i32x16)[R],
                                                         __m512i (&odd_i32x16)[R]) noexcept {
   const __m512i low_u8x64 = _mm512_set1_epi8(15);
-  const __m512i w_u4x128 = _mm512_loadu_si512(weights);
+  __m512i w_u4x128 = _mm512_loadu_si512(weights);
+  avx512::keep(w_u4x128);
   const __m512i even_u8x64 = _mm512_and_si512(w_u4x128, low_u8x64);
   const __m512i odd_u8x64 = _mm512_and_si512(_mm512_srli_epi16(w_u4x128, 4), low_u8x64);
   RRS_UNROLL_FULL
   for (unsigned r = 0; r < R; ++r) {
-    even_i32x16[r] = dot(even_i32x16[r], even_u8x64, broadcast4(codes + r * 4));
-    odd_i32x16[r] = dot(odd_i32x16[r], odd_u8x64, broadcast4(codes + (R + r) * 4));
+    even_i32x16[r] = dot4(even_i32x16[r], even_u8x64, codes + r * 4);
+    odd_i32x16[r] = dot4(odd_i32x16[r], odd_u8x64, codes + (R + r) * 4);
   }
 }
 
@@ -57,7 +59,7 @@ RRS_TARGET_AVX512VNNI inline void stream_panel(const GemmTileArgs& a, StreamWalk
     }
     std::int64_t lines = w.lines_in(g);
     for (; lines >= stream::kLines; lines -= stream::kLines) {
-      const char* ahead = stream::ahead(w.weights);
+      const std::uintptr_t ahead = stream::ahead(w.weights);
       RRS_UNROLL_FULL
       for (int i = 0; i < stream::kLines; ++i) {
         stream::fetch(w.weights, ahead, i);
@@ -92,7 +94,7 @@ RRS_TARGET_AVX512VNNI inline void stream_panels(const GemmTileArgs& a) noexcept 
 }
 
 // True when it did the tile.
-RRS_TARGET_AVX512VNNI inline bool stream_tile(const GemmTileArgs& a) noexcept {
+RRS_TARGET_AVX512VNNI inline bool w4_stream_tile(const GemmTileArgs& a) noexcept {
   if (!stream::fits(a, kStreamRows)) return false;
   switch (a.rows) {
     case 1: stream_panels<1>(a); break;

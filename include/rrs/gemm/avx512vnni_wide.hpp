@@ -27,8 +27,6 @@
 #include <cstdint>
 
 #include "rrs/gemm/avx512_block.hpp"
-#include "rrs/gemm/avx2_few_rows.hpp"
-#include "rrs/gemm/avx2_integer.hpp"
 #include "rrs/gemm/avx512vnni_stream.hpp"
 #include "rrs/gemm/avx512vnni_sub.hpp"
 
@@ -165,7 +163,7 @@ RRS_TARGET_AVX512VNNI inline void wide_tile(const GemmTileArgs& a) noexcept {
   const bool fits = a.rows >= kWideMinRows<kBits> && a.weight_offsets == nullptr &&
                     (row_group || a.inner_group <= (kBits == 8 ? 128 : 256));
   if (!fits) {
-    if (kBits == 4 && stream_tile(a)) return;
+    if (kBits == 4 && w4_stream_tile(a)) return;
     return avx512::block_tile<OtherTraits>(a);
   }
   if (row_group) {

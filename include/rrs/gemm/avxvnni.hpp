@@ -144,7 +144,7 @@ RRS_TARGET_AVXVNNI inline void tile_chunk(const GemmTileArgs& a, const Span& spa
 
 template <int kWeightBits, GemmTile kGeneralTile>
 RRS_TARGET_AVXVNNI void integer_tile(const GemmTileArgs& a) noexcept {
-  if (kWeightBits == 4 && stream_tile(a)) return;
+  if (kWeightBits == 4 && w4_stream_tile(a)) return;
   const bool row_group = a.inner_group == kRowGroup;
   if (a.weight_offsets != nullptr || a.inner_per_weight != 1 || a.k_padded == 0) {
     return kGeneralTile(a);

@@ -24,6 +24,15 @@ RRS_TARGET_AVXVNNI RRS_FORCE_INLINE __m256i dot(__m256i acc_i32x8, __m256i w_u8x
   return acc_i32x8;
 }
 
+// In a register from here on: GCC 12 else reads a line twice.
+RRS_TARGET_AVXVNNI RRS_FORCE_INLINE void keep(__m256i& x) noexcept {
+#if defined(__GNUC__) && !defined(__clang__)
+  __asm__("" : "+x"(x));
+#else
+  static_cast<void>(x);
+#endif
+}
+
 RRS_TARGET_AVXVNNI RRS_FORCE_INLINE __m256i broadcast4(const std::int8_t* codes) noexcept {
   std::int32_t x;
   std::memcpy(&x, codes, sizeof x);
@@ -40,7 +49,8 @@ RRS_TARGET_AVXVNNI RRS_FORCE_INLINE void stream_line(const std::uint8_t* weights
   RRS_UNROLL_FULL
   for (int half = 0; half < 2; ++half) {
     const auto* line = reinterpret_cast<const __m256i*>(weights) + half;
-    const __m256i w_u4x64 = _mm256_loadu_si256(line);
+    __m256i w_u4x64 = _mm256_loadu_si256(line);
+    keep(w_u4x64);
     const __m256i even_u8x32 = _mm256_and_si256(w_u4x64, low_u8x32);
     const __m256i odd_u8x32 = _mm256_and_si256(_mm256_srli_epi16(w_u4x64, 4), low_u8x32);
     even_i32x8[half] = dot(even_i32x8[half], even_u8x32, even_i8x32);
@@ -57,7 +67,7 @@ RRS_TARGET_AVXVNNI inline void stream_panel(const GemmTileArgs& a, StreamWalk w,
     __m256i odd_i32x8[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
     std::int64_t lines = w.lines_in(g);
     for (; lines >= stream::kLines; lines -= stream::kLines) {
-      const char* ahead = stream::ahead(w.weights);
+      const std::uintptr_t ahead = stream::ahead(w.weights);
       RRS_UNROLL_FULL
       for (int i = 0; i < stream::kLines; ++i) {
         stream::fetch(w.weights, ahead, i);
@@ -84,7 +94,7 @@ RRS_TARGET_AVXVNNI inline void stream_panel(const GemmTileArgs& a, StreamWalk w,
 }
 
 // True when it did the tile.
-RRS_TARGET_AVXVNNI inline bool stream_tile(const GemmTileArgs& a) noexcept {
+RRS_TARGET_AVXVNNI inline bool w4_stream_tile(const GemmTileArgs& a) noexcept {
   if (!stream::fits(a, 1)) return false;
   for (int panel = 0; panel < a.panels; ++panel) {
     stream_panel(a, stream::walk(a, panel), a.out + panel * kPanelOutputs);

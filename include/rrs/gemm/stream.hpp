@@ -108,16 +108,22 @@ RRS_FORCE_INLINE StreamWalk walk(const GemmTileArgs& a, int panel) noexcept {
 
 // Where the first stream stands while the step at `weights` is read: in the next block, at a fourth
 // of the step's place in its own.
-RRS_FORCE_INLINE const char* ahead(const std::uint8_t* weights) noexcept {
+RRS_FORCE_INLINE std::uintptr_t ahead(const std::uint8_t* weights) noexcept {
   const auto at = reinterpret_cast<std::uintptr_t>(weights);
   const std::uintptr_t line = (at % kBlock / kLines) & ~std::uintptr_t{63};
-  return reinterpret_cast<const char*>(at / kBlock * kBlock + kBlock + line);
+  return at / kBlock * kBlock + kBlock + line;
+}
+
+// The line that is fetched with line `i` of a step.
+RRS_FORCE_INLINE std::uintptr_t line_ahead(std::uintptr_t ahead, int i) noexcept {
+  return ahead + static_cast<std::uintptr_t>(i) * kStreamBytes;
 }
 
 // Line `i` of a step on its way: the one of its stream into L2, and one that is read soon into L1.
-RRS_FORCE_INLINE void fetch(const std::uint8_t* weights, const char* ahead, int i) noexcept {
-  _mm_prefetch(ahead + i * static_cast<std::ptrdiff_t>(kStreamBytes), _MM_HINT_T1);
-  _mm_prefetch(reinterpret_cast<const char*>(weights) + i * 64 + 768, _MM_HINT_T0);
+RRS_FORCE_INLINE void fetch(const std::uint8_t* weights, std::uintptr_t ahead, int i) noexcept {
+  const auto soon = reinterpret_cast<std::uintptr_t>(weights) + 768 + static_cast<unsigned>(i) * 64;
+  _mm_prefetch(reinterpret_cast<const char*>(line_ahead(ahead, i)), _MM_HINT_T1);
+  _mm_prefetch(reinterpret_cast<const char*>(soon), _MM_HINT_T0);
 }
 
 // Start value of a sum of stored codes, code + 8 each. Wraps like the sums.
