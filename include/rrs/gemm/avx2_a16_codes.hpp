@@ -46,9 +46,9 @@ RRS_TARGET_AVX2 RRS_FORCE_INLINE __m256 input_codes(__m256i w) noexcept {
 // Constants of codes_at, in memory.
 template <int kBit, int kZero>
 struct alignas(32) CodeConstants {
-  std::int32_t magic[8];
-  float minus[8];
-  RRS_MEMBER constexpr CodeConstants() : magic{}, minus{} {
+  std::int32_t magic[8] = {};
+  float minus[8] = {};
+  RRS_MEMBER constexpr CodeConstants() noexcept {
     for (int i = 0; i < 8; ++i) {
       magic[i] = (127 + 23 - kBit) << 23;
       minus[i] = static_cast<float>((1 << (23 - kBit)) + kZero);
