@@ -8,7 +8,7 @@
 // the code s bits higher, 2^(23 - s) does the same without a shift. Up to 5 rows use weights in the
 // registers in which they became floats (stream_rows); 1 and 2 rows 2 panels at a time, so that 4
 // chains of fused multiply-adds and more are in flight. One row of W4: 70 uops on three ports per
-// 64 bytes, 23 cycles. Through L1 4 and 5 rows take 1.30 (g++) and 1.14 to 1.18 (clang++) times as
+// 64 bytes, 23 cycles. Through L1 4 and 5 rows took 1.30 (g++) and 1.14 to 1.18 (clang++) times as
 // long, 6 rows 1.14 with g++ but 0.7 to 0.99 with clang++, which spills (Granite Rapids). Offsets
 // (zero points) take the way through L1.
 #pragma once

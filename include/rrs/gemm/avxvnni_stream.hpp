@@ -20,7 +20,9 @@ namespace avxvnni {
 // acc += w . a. As assembly: GCC 12 copies sums around the intrinsic (avx512vnni_dot.hpp).
 RRS_TARGET_AVXVNNI RRS_FORCE_INLINE __m256i dot(__m256i acc_i32x8, __m256i w_u8x32,
                                                 __m256i a_i8x32) noexcept {
-  __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc_i32x8) : "x"(w_u8x32), "x"(a_i8x32));
+  __asm__("%{vex%} {vpdpbusd %2, %1, %0|vpdpbusd %0, %1, %2}"
+          : "+x"(acc_i32x8)
+          : "x"(w_u8x32), "x"(a_i8x32));
   return acc_i32x8;
 }
 

@@ -6,7 +6,7 @@
 // L2, not line after line but in four streams of 16 KB: the hardware follows each stream by itself,
 // a limited number of lines ahead of it, and no further than its page of 4 KB. One row, 4096 x
 // 4096, groups of 32, avx2 / avx512vnni, GB/s over those of the fastest plain reader, of four
-// streams (17 from DRAM, 28 from L3; Granite Rapids, pages of 4 KB):
+// streams (17 from DRAM, 28 from L3; Granite Rapids, pages of 4 KB; means of runs in turns):
 //                                     DRAM          2 threads     L3
 //   one stream, 4 KB ahead            0.74 / 0.73   0.69 / 0.70   0.97 / 0.96
 //   the next  64 KB in 4 streams      0.84 / 0.86   0.80 / 0.83   0.93 / 0.95
