@@ -16,15 +16,17 @@ RRS_FUNCTIONS_BEGIN
 
 namespace avx2 {
 
+// The power of two whose mantissa a code enters `bit` bits up, as bits; what is subtracted again.
+constexpr int code_magic(int bit) { return (127 + 23 - bit) << 23; }
+constexpr int code_minus(int bit, int zero) { return (1 << (23 - bit)) + zero; }
+
 // 8 codes that begin kBit bits up in their lanes, minus kZero, as exact floats.
 template <int kWeightBits, int kBit, int kZero>
 RRS_TARGET_AVX2 RRS_FORCE_INLINE __m256 codes_at(__m256i w) noexcept {
   constexpr int kMask = ((1 << kWeightBits) - 1) << kBit;
-  constexpr int kMagic = (127 + 23 - kBit) << 23;
-  constexpr int kMagicValue = (1 << (23 - kBit)) + kZero;
-  const __m256i bits_i32x8 =
-      _mm256_or_si256(_mm256_and_si256(w, _mm256_set1_epi32(kMask)), _mm256_set1_epi32(kMagic));
-  return _mm256_sub_ps(_mm256_castsi256_ps(bits_i32x8), _mm256_set1_ps(kMagicValue));
+  const __m256i bits_i32x8 = _mm256_or_si256(_mm256_and_si256(w, _mm256_set1_epi32(kMask)),
+                                             _mm256_set1_epi32(code_magic(kBit)));
+  return _mm256_sub_ps(_mm256_castsi256_ps(bits_i32x8), _mm256_set1_ps(code_minus(kBit, kZero)));
 }
 
 // 8 codes of input kInput: nibble 2j of its dword for j below 4, nibble 2(j-4)+1 above; W8: byte j.
@@ -50,8 +52,8 @@ struct alignas(32) CodeConstants {
   float minus[8] = {};
   RRS_MEMBER constexpr CodeConstants() noexcept {
     for (int i = 0; i < 8; ++i) {
-      magic[i] = (127 + 23 - kBit) << 23;
-      minus[i] = static_cast<float>((1 << (23 - kBit)) + kZero);
+      magic[i] = code_magic(kBit);
+      minus[i] = static_cast<float>(code_minus(kBit, kZero));
     }
   }
 };

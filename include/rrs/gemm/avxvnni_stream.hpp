@@ -6,7 +6,8 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
+
+#include "rrs/gemm/avx2_stream.hpp"
 #include "rrs/gemm/stream.hpp"
 
 #if RRS_HAS_AVXVNNI
@@ -26,33 +27,19 @@ RRS_TARGET_AVXVNNI RRS_FORCE_INLINE __m256i dot(__m256i acc_i32x8, __m256i w_u8x
   return acc_i32x8;
 }
 
-// In a register from here on: GCC 12 else reads a line twice.
-RRS_TARGET_AVXVNNI RRS_FORCE_INLINE void keep(__m256i& x) noexcept {
-#if defined(__GNUC__) && !defined(__clang__)
-  __asm__("" : "+x"(x));
-#else
-  static_cast<void>(x);
-#endif
-}
-
-RRS_TARGET_AVXVNNI RRS_FORCE_INLINE __m256i broadcast4(const std::int8_t* codes) noexcept {
-  std::int32_t x;
-  std::memcpy(&x, codes, sizeof x);
-  return _mm256_set1_epi32(x);
-}
-
 // One line: 8 inputs of 16 outputs. [half]: sums of even and odd steps of 4 inputs.
 RRS_TARGET_AVXVNNI RRS_FORCE_INLINE void stream_line(const std::uint8_t* weights,
                                                      const std::int8_t* codes,
                                                      __m256i (&even_i32x8)[2],
                                                      __m256i (&odd_i32x8)[2]) noexcept {
   const __m256i low_u8x32 = _mm256_set1_epi8(15);
-  const __m256i even_i8x32 = broadcast4(codes), odd_i8x32 = broadcast4(codes + 4);
+  const __m256i even_i8x32 = avx2::broadcast4(codes);
+  const __m256i odd_i8x32 = avx2::broadcast4(codes + 4);
   RRS_UNROLL_FULL
   for (int half = 0; half < 2; ++half) {
     const auto* line = reinterpret_cast<const __m256i*>(weights) + half;
     __m256i w_u4x64 = _mm256_loadu_si256(line);
-    keep(w_u4x64);
+    avx2::keep(w_u4x64);
     const __m256i even_u8x32 = _mm256_and_si256(w_u4x64, low_u8x32);
     const __m256i odd_u8x32 = _mm256_and_si256(_mm256_srli_epi16(w_u4x64, 4), low_u8x32);
     even_i32x8[half] = dot(even_i32x8[half], even_u8x32, even_i8x32);
